@@ -1,0 +1,1 @@
+"""The home server: rounds, conflict detection, layer selection, averaging and the store."""

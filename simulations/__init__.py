@@ -1,0 +1,1 @@
+"""Data, whole fleets on one machine, and their reports."""

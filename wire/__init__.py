@@ -1,0 +1,1 @@
+"""All that crosses a process boundary: messages, tensors, sketches, topics and the MQTT link."""

@@ -1,0 +1,144 @@
+"""The manifest: what a training program takes and gives, layer by layer.
+
+A program is a pure function without weights::
+
+    train(*parameters, x, y) -> (loss, logits, *gradients)
+    predict(*parameters, x)  -> (logits,)
+
+in the order of ``ModelManifest.parameters``. The manifest travels beside the program's files and names their digests.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from wire.errors import ManifestError
+
+__all__ = ["LayerSpec", "ModelManifest", "ParameterSpec", "ProgramFile", "decode_manifest", "encode_manifest", "model_id"]
+
+MAX_LAYERS = 4096
+MAX_DIMENSIONS = 8
+
+Name = Annotated[str, Meta(min_length=1, max_length=200)]
+Size = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+Shape = Annotated[tuple[Size, ...], Meta(max_length=MAX_DIMENSIONS)]
+Digest = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+
+
+class ParameterSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One named tensor of float32 values.
+
+    Args:
+        name: The name in the torch module, for example ``conv1.weight``.
+        shape: Its dimensions; empty for a scalar.
+    """
+
+    name: Name
+    shape: Shape
+
+    @property
+    def num_values(self) -> int:
+        """Number of values, at least 1."""
+        return math.prod(self.shape)
+
+
+class LayerSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A named group of parameters that is shared, or kept personal, as one: a torch module with its own parameters.
+
+    Args:
+        name: The module's name, for example ``conv1``.
+        parameters: Its tensors, in the module's order, at least one.
+    """
+
+    name: Name
+    parameters: Annotated[tuple[ParameterSpec, ...], Meta(min_length=1, max_length=MAX_LAYERS)]
+
+    @property
+    def num_params(self) -> int:
+        """Number of values in all parameters together."""
+        return sum(parameter.num_values for parameter in self.parameters)
+
+
+class ProgramFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One file of the program.
+
+    Args:
+        sha256: Its digest, 64 hexadecimal digits.
+        size_bytes: Its size.
+    """
+
+    sha256: Digest
+    size_bytes: Size
+
+
+class ModelManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a device must know to run a program, and all that the aggregator knows of the model.
+
+    Args:
+        model: The name it was exported under.
+        layers: Its layers, in the model's order.
+        input_shape: One example's shape, without the batch dimension; float32.
+        num_classes: Targets are int64 in ``[0, num_classes)``.
+        files: ``train.onnx``, ``predict.onnx``, ``train.pte``, ``predict.pte``, those that were exported.
+        version: The format of this manifest.
+    """
+
+    model: Name
+    layers: Annotated[tuple[LayerSpec, ...], Meta(min_length=1, max_length=MAX_LAYERS)]
+    input_shape: Shape
+    num_classes: Size
+    files: dict[Literal["train.onnx", "predict.onnx", "train.pte", "predict.pte"], ProgramFile]
+    version: Literal[1] = 1
+
+    @property
+    def parameters(self) -> tuple[ParameterSpec, ...]:
+        """All parameters, in the order in which the program takes them and returns their gradients."""
+        return tuple(parameter for layer in self.layers for parameter in layer.parameters)
+
+    @property
+    def layer_names(self) -> tuple[str, ...]:
+        """The layers' names, in the model's order."""
+        return tuple(layer.name for layer in self.layers)
+
+    def layer(self, name: str) -> LayerSpec:
+        """Return the layer of this name.
+
+        Raises:
+            ManifestError: If the model has no such layer.
+        """
+        for layer in self.layers:
+            if layer.name == name:
+                return layer
+        known = ", ".join(self.layer_names)
+        raise ManifestError(f"model {self.model!r} has no layer {name!r}; it has {known}")
+
+
+def encode_manifest(manifest: ModelManifest) -> bytes:
+    """Return the manifest as indented JSON; its sha256 is the model's id."""
+    return msgspec.json.format(msgspec.json.encode(manifest), indent=2)
+
+
+def decode_manifest(data: bytes) -> ModelManifest:
+    """Return the manifest that the bytes hold.
+
+    Raises:
+        ManifestError: If they are no manifest of a known version, or two layers or parameters share a name.
+    """
+    try:
+        manifest = msgspec.json.decode(data, type=ModelManifest)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ManifestError(f"not a manifest: {error}; export the model again with `fedlag export`") from error
+    for names in (manifest.layer_names, [parameter.name for parameter in manifest.parameters]):
+        if len(set(names)) != len(names):
+            raise ManifestError("not a manifest: two layers or parameters share a name")
+    return manifest
+
+
+def model_id(manifest_bytes: bytes) -> str:
+    """Return the id of the model: the sha256 of its encoded manifest, 64 hexadecimal digits."""
+    return hashlib.sha256(manifest_bytes).hexdigest()
