@@ -10,7 +10,6 @@ in the order of ``ModelManifest.parameters``. The manifest travels beside the pr
 
 from __future__ import annotations
 
-import hashlib
 import math
 from typing import Annotated, Literal
 
@@ -19,7 +18,7 @@ from msgspec import Meta
 
 from wire.errors import ManifestError
 
-__all__ = ["LayerSpec", "ModelManifest", "ParameterSpec", "ProgramFile", "decode_manifest", "encode_manifest", "model_id"]
+__all__ = ["LayerSpec", "ModelManifest", "ParameterSpec", "ProgramFile", "decode_manifest", "encode_manifest"]
 
 MAX_LAYERS = 4096
 MAX_DIMENSIONS = 8
@@ -119,7 +118,7 @@ class ModelManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def encode_manifest(manifest: ModelManifest) -> bytes:
-    """Return the manifest as indented JSON; its sha256 is the model's id."""
+    """Return the manifest as indented JSON; its ``content_digest`` is the model's id."""
     return msgspec.json.format(msgspec.json.encode(manifest), indent=2)
 
 
@@ -137,8 +136,3 @@ def decode_manifest(data: bytes) -> ModelManifest:
         if len(set(names)) != len(names):
             raise ManifestError("not a manifest: two layers or parameters share a name")
     return manifest
-
-
-def model_id(manifest_bytes: bytes) -> str:
-    """Return the id of the model: the sha256 of its encoded manifest, 64 hexadecimal digits."""
-    return hashlib.sha256(manifest_bytes).hexdigest()

@@ -1,0 +1,59 @@
+"""What the aggregator keeps of a closed round. It stays on the server."""
+
+from __future__ import annotations
+
+import msgspec
+
+from wire.messages import Count, DeviceId, Digest, LayerName, Measurement, Message, Positive
+
+__all__ = ["DeviceRound", "RoundReport"]
+
+
+class DeviceRound(msgspec.Struct, frozen=True, kw_only=True):
+    """The figures of one device in one closed round, as its summary gave them."""
+
+    num_examples: Positive
+    train_loss: float
+    before: Measurement
+    after: Measurement
+    test: Measurement | None
+    bytes_up: Count
+    bytes_down: Count
+
+
+class RoundReport(Message, frozen=True, kw_only=True):
+    """One closed round: who took part, what the evidence was and what it decided.
+
+    Args:
+        epoch: Of the plan.
+        round_number: Of the plan.
+        plan: Its digest.
+        personal_layers: Those of this round.
+        next_personal_layers: Those of the next.
+        reasons: Layer -> why it was chosen, tested or kept.
+        conflict_scores: Layer -> share of conflicting pairs, in ``[0, 1]``, where sketches came.
+        mean_cosines: Layer -> mean cosine of the pairs, where sketches came.
+        swap_gains: Candidate -> mean gain over the devices that tested.
+        swap_errors: Candidate -> standard error of that mean.
+        counted: Device -> its summary's figures.
+        refused: Device -> reason.
+        dropouts: Invited devices that never answered.
+        runtimes: Device -> the runtime it trained on.
+        duration_s: From the invitations to the close.
+    """
+
+    epoch: Count
+    round_number: Positive
+    plan: Digest
+    personal_layers: tuple[LayerName, ...]
+    next_personal_layers: tuple[LayerName, ...]
+    reasons: dict[LayerName, str]
+    conflict_scores: dict[LayerName, float]
+    mean_cosines: dict[LayerName, float]
+    swap_gains: dict[LayerName, float]
+    swap_errors: dict[LayerName, float]
+    counted: dict[DeviceId, DeviceRound]
+    refused: dict[DeviceId, str]
+    dropouts: tuple[DeviceId, ...]
+    runtimes: dict[DeviceId, str]
+    duration_s: float
