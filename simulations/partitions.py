@@ -6,9 +6,9 @@ one device. All functions are pure but for the generator that is passed in: its 
 Sources: Dirichlet labels, Hsu, Qi and Brown, arXiv:1909.06335; few classes per device, McMahan et al.,
 arXiv:1602.05629; random rotations, Mezzadri, arXiv:math-ph/0609050.
 
-Differs from the papers: Hsu et al. draw each device's mixture of classes, with equal sizes; here, as is usual since, the
-shares of each class over the devices are drawn, so sizes differ too. McMahan et al. cut sorted examples into shards,
-which may hold two classes; here a shard is one class.
+Differs from the papers: Hsu et al. draw each device's mixture of classes, with equal sizes; here, as has become usual,
+the shares of each class over the devices are drawn, so sizes differ too. McMahan et al. cut sorted examples into
+shards, which may hold two classes; here a shard is one class.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def iid(labels: np.ndarray, num_devices: int, rng: np.random.Generator) -> tuple
         >>> [len(part) for part in iid(np.zeros(7), 3, np.random.default_rng(0))]
         [3, 2, 2]
     """
-    check_sizes(len(labels), num_devices, min_size=1)
+    _check_sizes(len(labels), num_devices, min_size=1)
     return tuple(np.array_split(rng.permutation(len(labels)), num_devices))
 
 
@@ -65,7 +65,7 @@ def dirichlet(
     Raises:
         ConfigError: If ``alpha`` is not above 0, the examples do not suffice, or 1,000 draws do not.
     """
-    check_sizes(len(labels), num_devices, min_size)
+    _check_sizes(len(labels), num_devices, min_size)
     if alpha <= 0:
         raise ConfigError(f"alpha must be above 0, not {alpha}")
     for _ in range(MAX_DRAWS):
@@ -166,7 +166,7 @@ def rotate_sensor(inputs: np.ndarray, rotation: np.ndarray) -> np.ndarray:
     return turned.reshape(inputs.shape)
 
 
-def check_sizes(num_examples: int, num_devices: int, min_size: int) -> None:
+def _check_sizes(num_examples: int, num_devices: int, min_size: int) -> None:
     """Refuse what no split can satisfy."""
     if num_devices < 1 or num_devices * min_size > num_examples:
         raise ConfigError(f"{num_examples} examples are too few for {num_devices} devices of at least {min_size} each")

@@ -78,7 +78,7 @@ class RoundResult(msgspec.Struct, frozen=True, kw_only=True):
         validation_accuracy: Mean over the devices, after the round.
         validation_loss: Mean over the devices, in nats; None where it was not finite.
         num_counted: Number of devices whose answer was averaged.
-        reasons: Layer -> why it was personal in this round, in the selector's words.
+        reasons: Layer -> why the decision after this round chose, tested or kept it; it holds from the next round.
         swap_gains: Layer -> held-out loss, in nats, that a device saves by keeping it; only in rounds with a test.
     """
 

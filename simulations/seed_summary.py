@@ -65,30 +65,30 @@ def summarize_seeds(results: Sequence[DemoResult]) -> SeedSummary:
         raise DataError(f"a summary needs one result per seed, each seed once; these came: {seeds}")
     if any(result.arms.keys() != results[0].arms.keys() for result in results):
         raise DataError("a summary needs the same arms with every seed; run the missing ones")
-    return SeedSummary(seeds=seeds, arms={name: summarize_arm(results, name) for name in results[0].arms})
+    return SeedSummary(seeds=seeds, arms={name: _summarize_arm(results, name) for name in results[0].arms})
 
 
-def summarize_arm(results: Sequence[DemoResult], name: str) -> ArmSummary:
+def _summarize_arm(results: Sequence[DemoResult], name: str) -> ArmSummary:
     """Summarize one arm over seeds."""
     arms = [result.arms[name] for result in results]
     shares = [share for result in results if (share := share_below_local(result, name)) is not None]
     return ArmSummary(
-        mean_test_accuracy=estimate([arm.mean_test_accuracy for arm in arms]),
-        worst_test_accuracy=estimate([arm.worst_test_accuracy for arm in arms]),
-        share_below_local=estimate(shares) if shares else None,
-        bytes_up_per_device=estimate([arm.bytes_up_per_device for arm in arms]),
-        bytes_down_per_device=estimate([arm.bytes_down_per_device for arm in arms]),
+        mean_test_accuracy=_estimate([arm.mean_test_accuracy for arm in arms]),
+        worst_test_accuracy=_estimate([arm.worst_test_accuracy for arm in arms]),
+        share_below_local=_estimate(shares) if shares else None,
+        bytes_up_per_device=_estimate([arm.bytes_up_per_device for arm in arms]),
+        bytes_down_per_device=_estimate([arm.bytes_down_per_device for arm in arms]),
         num_seeds_personal={layer: sum(layer in arm.personal_layers for arm in arms) for layer in results[0].layers},
     )
 
 
-def estimate(values: Sequence[float]) -> Estimate:
+def _estimate(values: Sequence[float]) -> Estimate:
     """Return mean and standard error.
 
     Example:
-        >>> estimate([1.0, 3.0])
+        >>> _estimate([1.0, 3.0])
         Estimate(mean=2.0, standard_error=1.0)
-        >>> estimate([1.0]).standard_error is None
+        >>> _estimate([1.0]).standard_error is None
         True
     """
     error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None

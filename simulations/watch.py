@@ -180,7 +180,7 @@ def load_watch_devices(seed: int) -> tuple[DeviceData, ...]:
         rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(index,)))
         part = parts.setdefault(recording.device_id, {})
         for split, block in time_blocks(len(recording.signal), rng).items():
-            x = cut_windows(recording.signal[block.start : block.stop])
+            x = _cut_windows(recording.signal[block.start : block.stop])
             part.setdefault(f"x_{split}", []).append(x)
             part.setdefault(f"y_{split}", []).append(np.full(len(x), recording.label, dtype=np.int64))
     return tuple(
@@ -207,7 +207,7 @@ def save_device_data(data: DeviceData, path: Path) -> None:
         raise StoreError(f"cannot write {path}: {error.strerror}") from error
 
 
-def cut_windows(signal: np.ndarray) -> np.ndarray:
+def _cut_windows(signal: np.ndarray) -> np.ndarray:
     """Return the windows of one block, channels first, shape ``(windows, 6, 100)``, contiguous."""
     view = np.lib.stride_tricks.sliding_window_view(signal, WINDOW, axis=0)[::STEP]
     return np.ascontiguousarray(view)
