@@ -154,13 +154,13 @@ def _to_bfloat16(values: np.ndarray) -> bytes:
     # A finite value just below the float32 limit must not round up to infinity.
     largest = (bits & 0x80000000) >> 16 | 0x7F7F
     overflow = (rounded & 0x7FFF) >= 0x7F80  # noqa: PLR2004 - the exponent of infinity
-    halves: np.ndarray = np.where(overflow, largest, rounded).astype("<u2")
-    return halves.tobytes()
+    halves = np.where(overflow, largest, rounded).astype("<u2")
+    return bytes(halves.data)
 
 
 def _from_bfloat16(buffer: bytes, _num_params: int) -> np.ndarray:
-    bits: np.ndarray = np.frombuffer(buffer, dtype="<u2").astype(np.uint32) << 16
-    return bits.view(np.float32)
+    bits = np.left_shift(np.frombuffer(buffer, dtype="<u2").astype(np.uint32), 16)
+    return np.frombuffer(bits.data, dtype=np.float32)
 
 
 def _to_int8(values: np.ndarray) -> bytes:
@@ -168,9 +168,9 @@ def _to_int8(values: np.ndarray) -> bytes:
     padded = np.zeros(num_blocks * INT8_BLOCK, dtype=np.float32)
     padded[: values.size] = values
     blocks = padded.reshape(num_blocks, INT8_BLOCK)
-    scales = np.abs(blocks).max(axis=1).astype(np.float32) / np.float32(INT8_LARGEST)
+    scales: np.ndarray = np.abs(blocks).max(axis=1).astype(np.float32) / np.float32(INT8_LARGEST)
     steps = np.divide(blocks, scales[:, None], out=np.zeros_like(blocks), where=scales[:, None] > 0)
-    rounded = np.clip(np.rint(steps), -INT8_LARGEST, INT8_LARGEST).astype(np.int8)
+    rounded: np.ndarray = np.clip(np.rint(steps), -INT8_LARGEST, INT8_LARGEST).astype(np.int8)
     return scales.astype("<f4").tobytes() + rounded.reshape(-1)[: values.size].tobytes()
 
 
@@ -179,7 +179,8 @@ def _from_int8(buffer: bytes, num_params: int) -> np.ndarray:
     scales = np.frombuffer(buffer, dtype="<f4", count=num_blocks)
     steps = np.frombuffer(buffer, dtype=np.int8, offset=4 * num_blocks)
     with np.errstate(over="ignore", invalid="ignore"):  # a forged scale overflows here and is refused as not finite
-        return (steps.astype(np.float32) * np.repeat(scales, INT8_BLOCK)[:num_params]).astype(np.float32)
+        values: np.ndarray = steps.astype(np.float32) * np.repeat(scales, INT8_BLOCK)[:num_params]
+    return values
 
 
 _ENCODERS: dict[Dtype, Callable[[np.ndarray], bytes]] = {

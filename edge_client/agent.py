@@ -1,0 +1,219 @@
+"""The device's shell: it connects the session to MQTT, the disk, the clock and the runtime."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Iterable
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from edge_client.config import EdgeConfig
+from edge_client.dataset import Dataset, load_dataset
+from edge_client.fetching import Subscribe, Unsubscribe
+from edge_client.generation import Traffic, compose_generation
+from edge_client.program import TrainingProgram
+from edge_client.session import Effect, LoadProgram, Session, Train
+from edge_client.store import DeviceStore
+from edge_client.training import run_round
+from wire.errors import DataError, ModelError, ProgramError, WireError
+from wire.manifest import ModelManifest
+from wire.messages import DeviceStatus
+from wire.mqtt import Connected, MqttLink, Received
+from wire.topics import (
+    ACKNOWLEDGEMENT,
+    INVITATION,
+    PLAN,
+    SERVER,
+    STATUS,
+    Address,
+    Envelope,
+    decode_payload,
+    parse_topic,
+    subscription,
+)
+
+__all__ = ["Agent", "Workshop"]
+
+TICK_S = 0.5
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Workshop:
+    """What the devices of one process share: the thread that trains, and the programs that are loaded.
+
+    Args:
+        executor: Runs loading and training, off the asyncio thread.
+        programs: (model id, runtime) -> program; the same for every device.
+    """
+
+    executor: Executor
+    programs: dict[tuple[str, str], TrainingProgram] = field(default_factory=dict)
+
+
+class Agent:
+    """One device, running.
+
+    Args:
+        config: Its configuration.
+        workshop: Of this process.
+    """
+
+    def __init__(self, config: EdgeConfig, workshop: Workshop) -> None:
+        """Read the disk; nothing is sent yet."""
+        self._config = config
+        self._workshop = workshop
+        self._store = DeviceStore(config.folder)
+        self._session_number = self._store.next_session()
+        self._traffic = self._store.load_traffic()
+        self._session = Session(
+            config.fleet, config.device_id, self._session_number, config.runtime, self._store.load_generation()
+        )
+        self._dataset: Dataset | None = None
+        self._program: TrainingProgram | None = None
+        self._jobs: set[asyncio.Task[None]] = set()
+        self.refused: Counter[str] = Counter()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serve the fleet until ``stop`` is set.
+
+        Raises:
+            BrokerError: If the broker cannot be reached at the start.
+            DataError: If the device's data cannot be used.
+            StoreError: If the disk refuses.
+        """
+        fleet, device_id = self._config.fleet, self._config.device_id
+        self._link = MqttLink(self._config.broker, f"{fleet}.{device_id}", fleet, self._lost())
+        for route in (SERVER, PLAN):
+            self._link.subscribe(subscription(fleet, route))
+        for route in (INVITATION, ACKNOWLEDGEMENT):
+            self._link.subscribe(subscription(fleet, route, device_id))
+        await self._link.connect()
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self._listen()), group.create_task(self._let_time_pass())]
+                self._group = group
+                await stop.wait()
+                for task in [*tasks, *self._jobs]:
+                    task.cancel()
+        except* (DataError, ModelError, OSError) as errors:
+            raise errors.exceptions[0] from None
+        finally:
+            self._store.save_traffic(self._count_traffic())
+            await self._link.close(self._lost())
+
+    async def _listen(self) -> None:
+        async for event in self._link.messages():
+            now_s = time.monotonic()
+            if isinstance(event, Connected):
+                self._perform(self._session.connected(now_s))
+                continue
+            self._receive(event, now_s)
+
+    def _receive(self, event: Received, now_s: float) -> None:
+        try:
+            address = parse_topic(self._config.fleet, event.topic)
+            self._perform(self._session.handle(address, decode_payload(address, event.payload), now_s))
+        except WireError as error:
+            self.refused[error.reason] += 1
+            log.warning("%s refused a message: %s", self._config.device_id, error)
+        except ModelError as error:
+            log.error("%s cannot serve this plan: %s", self._config.device_id, error)
+            self._perform(self._session.give_up(str(error)))
+
+    async def _let_time_pass(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            self._perform(self._session.tick(time.monotonic()))
+
+    def _perform(self, effects: Iterable[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Envelope():
+                    self._link.publish(effect)
+                case Subscribe():
+                    self._link.subscribe(effect.topic_filter)
+                case Unsubscribe():
+                    self._link.unsubscribe(effect.topic_filter)
+                case LoadProgram():
+                    self._start(self._load(effect))
+                case Train():
+                    self._start(self._train(effect))
+
+    def _start(self, job: object) -> None:
+        task = self._group.create_task(job)  # type: ignore[arg-type]
+        self._jobs.add(task)
+        task.add_done_callback(self._jobs.discard)
+
+    async def _load(self, effect: LoadProgram) -> None:
+        model_id = effect.model_id
+        loop = asyncio.get_running_loop()
+        if effect.files is not None:
+            self._store.save_program(model_id, effect.files)
+        manifest = self._store.load_manifest(model_id)
+        if manifest is None:
+            self._perform(self._session.program_missing(model_id))
+            return
+        try:
+            program = await loop.run_in_executor(self._workshop.executor, self._load_program, model_id, manifest)
+        except ProgramError as error:
+            log.error("%s cannot load its program: %s", self._config.device_id, error)
+            if effect.files is None:  # what the disk has is damaged: fetch it again
+                self._perform(self._session.program_missing(model_id))
+            else:
+                self._perform(self._session.give_up(str(error)))
+            return
+        self._dataset = load_dataset(self._config.data, manifest)
+        self._program = program
+        self._perform(self._session.program_ready(model_id, manifest, time.monotonic()))
+
+    def _load_program(self, model_id: str, manifest: ModelManifest) -> TrainingProgram:
+        key = (model_id, self._config.runtime)
+        if key not in self._workshop.programs:
+            folder = self._store.program_folder(model_id)
+            self._workshop.programs[key] = _load_runtime(self._config.runtime, folder, manifest)
+        return self._workshop.programs[key]
+
+    async def _train(self, effect: Train) -> None:
+        program, data = self._program, self._dataset
+        if program is None or data is None:
+            raise ProgramError("a round was started without a program")
+        loop = asyncio.get_running_loop()
+        try:
+            outcome = await loop.run_in_executor(self._workshop.executor, run_round, program, data, effect.work)
+        except ProgramError as error:
+            self._perform(self._session.give_up(str(error)))
+            return
+        if not outcome.is_finite:
+            reason = f"training diverged in round {effect.work.plan.round_number}; the learning rate is too high"
+            self._perform(self._session.give_up(reason))
+            return
+        num_examples = len(data.train.targets)
+        generation = compose_generation(
+            program.manifest, effect.work, outcome, effect.previous, num_examples, self._count_traffic()
+        )
+        self._store.save_generation(generation)
+        self._perform(self._session.trained(generation, time.monotonic()))
+
+    def _count_traffic(self) -> Traffic:
+        before = self._traffic
+        return Traffic(before.bytes_up + self._link.bytes_up, before.bytes_down + self._link.bytes_down)
+
+    def _lost(self) -> Envelope:
+        status = DeviceStatus(state="lost", session=self._session_number, runtime=self._config.runtime)
+        return Envelope(Address(STATUS, self._config.device_id), status)
+
+
+def _load_runtime(runtime: str, folder: Path, manifest: ModelManifest) -> TrainingProgram:
+    if runtime == "executorch":
+        from edge_client.executorch_program import load_executorch_program  # noqa: PLC0415 - it imports torch
+
+        return load_executorch_program(folder, manifest)
+    from edge_client.onnx_program import load_onnx_program  # noqa: PLC0415 - a device may have one runtime alone
+
+    return load_onnx_program(folder, manifest)

@@ -1,0 +1,41 @@
+"""``fedlag edge``: run devices. argparse, since a device stays light."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from edge_client.agent import Agent, Workshop
+from edge_client.config import EdgeConfig, load_config
+
+__all__ = ["main"]
+
+
+def main(arguments: list[str]) -> None:
+    """Run ``fedlag edge`` with these arguments."""
+    parser = argparse.ArgumentParser(prog="fedlag edge", description="Train on this device's own data for its fleet.")
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    run = verbs.add_parser("run", help="serve the fleet until SIGTERM or Ctrl+C")
+    run.add_argument("config", nargs="+", type=Path, help="a device's TOML file; several make several devices")
+    run.add_argument("--verbose", action="store_true", help="log every refused message")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(
+        level=logging.WARNING if options.verbose else logging.ERROR, format="%(asctime)s %(levelname)s %(message)s"
+    )
+    configs = [load_config(path) for path in options.config]
+    asyncio.run(_run_devices(configs))
+
+
+async def _run_devices(configs: list[EdgeConfig]) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="training") as executor:
+        workshop = Workshop(executor)
+        agents = [Agent(config, workshop) for config in configs]
+        await asyncio.gather(*(agent.run(stop) for agent in agents))

@@ -1,0 +1,286 @@
+"""The device's side of the protocol, as a state machine without I/O.
+
+``handle``, ``tick`` and the shell's reports (``connected``, ``program_ready``, ``trained``, ``training_failed``) return
+effects; the shell carries them out in order. The same machine runs on a device over MQTT and in a simulation.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from edge_client.fetching import Fetching, Subscribe, Unsubscribe
+from edge_client.generation import Generation
+from edge_client.training import RoundWork
+from edge_client.upload import UploadConversation
+from wire.codec import plan_digest
+from wire.errors import WireError
+from wire.manifest import ModelManifest, decode_manifest
+from wire.messages import Acknowledgement, DeviceStatus, Invitation, Message, Part, RoundPlan, ServerStatus
+from wire.tensors import decode_layer, max_encoded_bytes
+from wire.topics import MODEL, PROGRAM, STATUS, Address, Envelope
+
+__all__ = ["Effect", "LoadProgram", "Session", "Train"]
+
+MAX_MANIFEST_BYTES = 4 * 1024 * 1024
+MAX_PROGRAM_BYTES = 256 * 1024 * 1024
+FETCH_PATIENCE_S = 15.0
+
+
+class LoadProgram(NamedTuple):
+    """Effect: load a program, of these files or of those on disk (``None``).
+
+    The shell reports ``program_ready``, or ``program_missing`` if the disk has none.
+    """
+
+    model_id: str
+    files: dict[str, bytes] | None
+
+
+class Train(NamedTuple):
+    """Effect: run this round, commit its generation, and report ``trained``."""
+
+    work: RoundWork
+    previous: Generation | None
+
+
+Effect = Envelope | Subscribe | Unsubscribe | LoadProgram | Train
+
+
+class Session:
+    """One device, from its start to its end.
+
+    Args:
+        fleet: The fleet's name.
+        device_id: The device's name.
+        session_number: Of this start.
+        runtime: ``onnx`` or ``executorch``: which of the program's files it needs.
+        generation: What the disk gave, ``None`` for a new device.
+    """
+
+    def __init__(
+        self,
+        fleet: str,
+        device_id: str,
+        session_number: int,
+        runtime: str,
+        generation: Generation | None = None,
+    ) -> None:
+        """Start; the shell calls ``connected`` when the link is up."""
+        self.device_id = device_id
+        self._session_number = session_number
+        self._runtime = runtime
+        self._suffix = {"onnx": ".onnx", "executorch": ".pte"}[runtime]
+        self._generation = generation
+        self._plan: RoundPlan | None = None
+        self._plan_digest = ""
+        self._invited_to = ""
+        self._server_session = -1
+        self._fetching = Fetching(fleet)
+        self._fetched_s = 0.0
+        self._files: dict[str, bytes] = {}
+        self._expected_files: dict[str, str] = {}
+        self._manifest: ModelManifest | None = None
+        self._model_id = ""
+        self._values: dict[str, np.ndarray] = {}
+        self._is_training = False
+        self._trouble = ""
+        self._told: tuple[str, str] | None = None
+        self._upload = UploadConversation(device_id, generation.upload) if generation else None
+
+    @property
+    def status(self) -> tuple[str, str]:
+        """The state that the fleet sees, and the reason why the device waits."""
+        if self._trouble:
+            return "waiting", self._trouble
+        if self._is_training:
+            return "training", ""
+        if self._plan is None:
+            return "waiting", "no plan from the aggregator yet"
+        return ("ready", "") if self._manifest else ("waiting", "fetching the program")
+
+    def connected(self, now_s: float) -> list[Effect]:
+        """The link is up, perhaps again: say who is here and what it still holds."""
+        self._told = None
+        effects = self._tell_status()
+        if self._upload is not None:
+            effects += self._upload.announce(now_s)
+        return effects
+
+    def handle(self, address: Address, message: Message | None, now_s: float) -> list[Effect]:
+        """Take a message; return what is to be done.
+
+        Raises:
+            WireError: If it is refused; the state is as before.
+        """
+        match message:
+            case RoundPlan():
+                return self._take_plan(message, now_s)
+            case Invitation():
+                self._invited_to = message.plan
+                return self._go_on(now_s)
+            case Part():
+                return self._take_part(address, message, now_s)
+            case Acknowledgement():
+                return self._take_acknowledgement(message, now_s)
+            case ServerStatus():
+                return self._take_server_status(message, now_s)
+            case None:
+                return []
+        raise WireError("unknown-topic", f"a device does not listen to {address.route.name}")
+
+    def tick(self, now_s: float) -> list[Effect]:
+        """Let time pass: say again what was not answered, ask again for what did not come."""
+        effects: list[Effect] = list(self._upload.tick(now_s)) if self._upload else []
+        if self._fetching and now_s - self._fetched_s > FETCH_PATIENCE_S:
+            self._fetched_s = now_s
+            effects += self._fetching.ask_again()
+        return effects
+
+    def program_ready(self, model_id: str, manifest: ModelManifest, now_s: float) -> list[Effect]:
+        """The shell has loaded the program that it was asked to."""
+        if model_id != self._model_id:
+            return []
+        if self._plan is not None:
+            _check_layers(self._plan, manifest)
+        self._manifest, self._files = manifest, {}
+        return self._go_on(now_s)
+
+    def program_missing(self, model_id: str) -> list[Effect]:
+        """The disk has no such program: fetch it, manifest first."""
+        if model_id != self._model_id:
+            return []
+        self._files, self._expected_files = {}, {model_id: "manifest.json"}
+        return [*self._fetching.want(PROGRAM, model_id, MAX_MANIFEST_BYTES)]
+
+    def trained(self, generation: Generation, now_s: float) -> list[Effect]:
+        """The shell has run the round and committed its generation."""
+        self._is_training = False
+        self._generation = generation
+        self._upload = UploadConversation(self.device_id, generation.upload)
+        return [*self._upload.announce(now_s), *self._go_on(now_s)]
+
+    def give_up(self, reason: str) -> list[Effect]:
+        """The device cannot serve this plan; it says why and waits for the next."""
+        self._is_training = False
+        self._trouble = reason[:500]
+        return self._tell_status()
+
+    def _take_plan(self, plan: RoundPlan, now_s: float) -> list[Effect]:
+        digest = plan_digest(plan)
+        if digest == self._plan_digest:
+            return []
+        seen = (self._plan.epoch, self._plan.round_number) if self._plan else (-1, 0)
+        if self._generation:
+            seen = max(seen, (self._generation.epoch, self._generation.round_number))
+        if (plan.epoch, plan.round_number) < seen:
+            raise WireError("foreign-round", f"plan {plan.epoch}/{plan.round_number} is older than {seen[0]}/{seen[1]}")
+        if self._manifest is not None and plan.model_id == self._model_id:
+            _check_layers(plan, self._manifest)
+        self._plan, self._plan_digest, self._trouble = plan, digest, ""
+        effects: list[Effect] = [*self._fetching.forget(MODEL)]
+        if self._upload is not None and self._upload.plan != digest:
+            effects += self._upload.announce(now_s)  # its last word may have been lost
+        if plan.model_id != self._model_id:
+            effects += self._ask_for_program(plan.model_id)
+        return effects + self._go_on(now_s)
+
+    def _ask_for_program(self, model_id: str) -> list[Effect]:
+        self._manifest, self._model_id, self._files, self._values = None, "", {}, {}
+        self._expected_files = {}
+        return [*self._fetching.forget(PROGRAM), LoadProgram(model_id, None)]
+
+    def _take_part(self, address: Address, part: Part, now_s: float) -> list[Effect]:
+        blob, unsubscribed = self._fetching.take(address, part)
+        self._fetched_s = now_s
+        if blob is None:
+            return []
+        if address.route is PROGRAM:
+            return [*unsubscribed, *self._take_program_file(address.digest, blob)]
+        if self._plan is None or self._manifest is None:
+            return [*unsubscribed]
+        layers = {**self._plan.shared_layers, **self._plan.personal_layers}
+        name = next(name for name, digest in layers.items() if digest == address.digest)
+        self._values[address.digest] = decode_layer(blob, self._manifest.layer(name))
+        return [*unsubscribed, *self._go_on(now_s)]
+
+    def _take_program_file(self, digest: str, blob: bytes) -> list[Effect]:
+        name = self._expected_files.pop(digest)
+        self._files[name] = blob
+        effects: list[Effect] = []
+        if name == "manifest.json" and self._plan is not None:
+            manifest = decode_manifest(blob)
+            _check_layers(self._plan, manifest)
+            for file_name, file in manifest.files.items():
+                if file_name.endswith(self._suffix):
+                    self._expected_files[file.sha256] = file_name
+                    effects += self._fetching.want(PROGRAM, file.sha256, min(file.size_bytes, MAX_PROGRAM_BYTES))
+            if not self._expected_files:
+                return self.give_up(f"this fleet's program has no {self._suffix} files for runtime {self._runtime}")
+        if not self._expected_files and self._plan is not None:
+            effects.append(LoadProgram(self._plan.model_id, self._files))
+        return effects
+
+    def _take_acknowledgement(self, acknowledgement: Acknowledgement, now_s: float) -> list[Effect]:
+        if self._upload is None:
+            raise WireError("foreign-round", f"no upload of round {acknowledgement.round_number} is waiting")
+        envelopes = self._upload.answer(acknowledgement, now_s)
+        if acknowledgement.state in ("counted", "refused"):
+            self._upload = None
+        return [*envelopes]
+
+    def _take_server_status(self, status: ServerStatus, now_s: float) -> list[Effect]:
+        if status.state != "online" or status.session <= self._server_session:
+            return []
+        self._server_session = status.session
+        return [*self._upload.announce(now_s)] if self._upload else []
+
+    def _go_on(self, now_s: float) -> list[Effect]:
+        """Do what is possible now: fetch what the plan needs, train if all is here."""
+        plan, manifest = self._plan, self._manifest
+        served = self._generation is not None and self._generation.plan == self._plan_digest
+        if plan is None or manifest is None or self._trouble or self._is_training or served:
+            return self._tell_status()
+        if self._invited_to != self._plan_digest:
+            return self._tell_status()
+        own = self._own_layers()
+        needed = {**plan.shared_layers, **{n: d for n, d in plan.personal_layers.items() if n not in own}}
+        missing = {name: digest for name, digest in needed.items() if digest not in self._values}
+        if missing:
+            self._fetched_s = now_s
+            effects: list[Effect] = []
+            for name, digest in missing.items():
+                effects += self._fetching.want(MODEL, digest, max_encoded_bytes(manifest.layer(name)))
+            return effects + self._tell_status()
+        installed = {name: self._values[digest] for name, digest in needed.items()}
+        installed |= {name: own[name] for name in plan.personal_layers if name in own}
+        self._values = {digest: self._values[digest] for digest in needed.values()}
+        finished_previous = self._generation is not None and self._generation.plan == plan.previous
+        work = RoundWork(plan, self.device_id, installed, own if finished_previous else None)
+        self._is_training = True
+        return [*self._tell_status(), Train(work, self._generation)]
+
+    def _own_layers(self) -> dict[str, np.ndarray]:
+        if self._generation is None or self._generation.model_id != self._model_id:
+            return {}
+        return self._generation.own_layers()
+
+    def _tell_status(self) -> list[Effect]:
+        if self._told == self.status:
+            return []
+        self._told = self.status
+        state, reason = self.status
+        status = DeviceStatus(state=state, session=self._session_number, reason=reason, runtime=self._runtime)  # type: ignore[arg-type]
+        return [Envelope(Address(STATUS, self.device_id), status)]
+
+
+def _check_layers(plan: RoundPlan, manifest: ModelManifest) -> None:
+    named = sorted([*plan.shared_layers, *plan.personal_layers])
+    if named != sorted(manifest.layer_names):
+        raise WireError("wrong-layers", f"plan {plan.round_number} names {named}, the model has {manifest.layer_names}")
+    strangers = set(plan.swap_candidates) - set(plan.shared_layers)
+    if strangers:
+        raise WireError(
+            "wrong-layers", f"plan {plan.round_number} would swap {sorted(strangers)}, which are not shared"
+        )

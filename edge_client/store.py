@@ -1,0 +1,152 @@
+"""The device's disk: its generations, its program and its session number.
+
+A generation is one file with its digest in front, written beside the last good one and renamed into place. Two are
+kept, so a torn or damaged file falls back to the generation before, and the device says so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from edge_client.generation import Generation, Traffic
+from wire.digest import content_digest
+from wire.errors import ManifestError, StoreError
+from wire.manifest import ModelManifest, decode_manifest
+
+__all__ = ["DeviceStore"]
+
+MAGIC = b"FEDLAG-GENERATION-1\n"
+SLOTS = ("generation-a", "generation-b")
+
+log = logging.getLogger(__name__)
+
+
+class _Session(msgspec.Struct):
+    session: int = 0
+    bytes_up: int = 0
+    bytes_down: int = 0
+
+
+class DeviceStore:
+    """What a device keeps in its folder.
+
+    Args:
+        folder: Made if it is missing.
+
+    Raises:
+        StoreError: If the disk refuses; so do all its methods.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Make the folder."""
+        self._folder = folder
+        self._spare_slot = SLOTS[0]
+        with _disk(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def load_generation(self) -> Generation | None:
+        """Return the newest generation that is whole, or ``None`` for a new device."""
+        found = [(generation, slot) for slot in SLOTS if (generation := self._load_slot(self._folder / slot))]
+        if not found:
+            return None
+        newest, newest_slot = max(found, key=lambda pair: (pair[0].epoch, pair[0].round_number))
+        self._spare_slot = next(slot for slot in SLOTS if slot != newest_slot)
+        return newest
+
+    def save_generation(self, generation: Generation) -> None:
+        """Commit a generation: after this returns it survives a power cut; before, the last one does."""
+        body = msgspec.msgpack.encode(generation)
+        self._write(self._folder / self._spare_slot, MAGIC + hashlib.sha256(body).digest() + body)
+        self._spare_slot = next(slot for slot in SLOTS if slot != self._spare_slot)
+
+    def next_session(self) -> int:
+        """Return this start's session number: one more than at the last start."""
+        state = self._load_session()
+        self._save_session(_Session(state.session + 1, state.bytes_up, state.bytes_down))
+        return state.session + 1
+
+    def load_traffic(self) -> Traffic:
+        """Return the bytes that the device had published and received when that was last kept."""
+        state = self._load_session()
+        return Traffic(state.bytes_up, state.bytes_down)
+
+    def save_traffic(self, traffic: Traffic) -> None:
+        """Keep the bytes that the device has published and received."""
+        self._save_session(_Session(self._load_session().session, *traffic))
+
+    def program_folder(self, model_id: str) -> Path:
+        """Return where the files of this program are, or will be."""
+        return self._folder / "programs" / model_id
+
+    def save_program(self, model_id: str, files: dict[str, bytes]) -> None:
+        """Keep a program's files; the manifest comes last, so that its presence says the program is whole."""
+        folder = self.program_folder(model_id)
+        with _disk(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        for name, data in sorted(files.items(), key=lambda item: item[0] == "manifest.json"):
+            self._write(folder / name, data)
+
+    def load_manifest(self, model_id: str) -> ModelManifest | None:
+        """Return the manifest of a program that is whole on this disk, else ``None``."""
+        try:
+            data = (self.program_folder(model_id) / "manifest.json").read_bytes()
+            return decode_manifest(data) if content_digest(data) == model_id else None
+        except (FileNotFoundError, ManifestError):
+            return None
+
+    def _load_slot(self, path: Path) -> Generation | None:
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        start = len(MAGIC) + hashlib.sha256().digest_size
+        digest, body = data[len(MAGIC) : start], data[start:]
+        if not data.startswith(MAGIC) or hashlib.sha256(body).digest() != digest:
+            log.warning("%s is damaged; going on from the generation before it", path)
+            return None
+        try:
+            return msgspec.msgpack.decode(body, type=Generation)
+        except msgspec.DecodeError:
+            log.warning("%s is of an unknown format; going on without it", path)
+            return None
+
+    def _load_session(self) -> _Session:
+        try:
+            return msgspec.json.decode((self._folder / "session.json").read_bytes(), type=_Session)
+        except FileNotFoundError:
+            return _Session()
+        except msgspec.DecodeError:
+            log.warning("%s is damaged; counting sessions anew", self._folder / "session.json")
+            return _Session()
+
+    def _save_session(self, state: _Session) -> None:
+        self._write(self._folder / "session.json", msgspec.json.encode(state))
+
+    def _write(self, path: Path, data: bytes) -> None:
+        with _disk(path):
+            temporary = path.with_suffix(".writing")
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+
+
+@contextmanager
+def _disk(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(f"cannot write {path}: {error.strerror}; free some space or correct `folder`") from error

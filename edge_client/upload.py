@@ -1,0 +1,84 @@
+"""The upload's side of the conversation: summary, wanted parts, stored, counted. No I/O.
+
+The device says its summary again, with backoff, until the aggregator's own acknowledgement says that the upload is
+counted or refused. All else follows from what that acknowledgement wants.
+"""
+
+from __future__ import annotations
+
+from edge_client.generation import Upload
+from wire.codec import encode_message
+from wire.errors import WireError
+from wire.messages import Acknowledgement
+from wire.parts import split_blob
+from wire.random import key_from_label, random_words
+from wire.topics import SUMMARY, UPDATE, Address, Envelope
+
+__all__ = ["UploadConversation"]
+
+SUMMARY_PART_BYTES = 128 * 1024
+FIRST_DELAY_S = 2.0
+LONGEST_DELAY_S = 60.0
+
+
+class UploadConversation:
+    """One upload, from its first summary to the aggregator's last word.
+
+    Args:
+        device_id: Whose upload it is.
+        upload: What is held ready.
+    """
+
+    def __init__(self, device_id: str, upload: Upload) -> None:
+        """Nothing is sent before ``announce``."""
+        self._device_id = device_id
+        self._upload = upload
+        self._num_announced = 0
+        self._next_s: float | None = None
+
+    @property
+    def plan(self) -> str:
+        """Digest of the plan that the upload answers."""
+        return self._upload.summary.plan
+
+    def announce(self, now_s: float) -> list[Envelope]:
+        """Return the summary's parts; they are due again after a backoff."""
+        self._schedule(now_s)
+        address = Address(SUMMARY, self._device_id)
+        parts = split_blob(encode_message(self._upload.summary), SUMMARY_PART_BYTES)
+        return [Envelope(address, part) for part in parts]
+
+    def tick(self, now_s: float) -> list[Envelope]:
+        """Announce again if the aggregator has been silent for too long."""
+        return self.announce(now_s) if self._next_s is not None and now_s >= self._next_s else []
+
+    def answer(self, acknowledgement: Acknowledgement, now_s: float) -> list[Envelope]:
+        """Return the parts that an acknowledgement of this upload wants.
+
+        Raises:
+            WireError: ``foreign-round`` for another upload, ``wrong-digest`` for a part that is not in this one.
+        """
+        if acknowledgement.inventory != self._upload.digest:
+            raise WireError(
+                "foreign-round", f"an acknowledgement of round {acknowledgement.round_number}, not of this one"
+            )
+        self._num_announced = 0
+        self._schedule(now_s)
+        if acknowledgement.state == "stored":
+            self._next_s = None
+        envelopes = []
+        for wanted in acknowledgement.wanted:
+            blob = self._upload.blobs.get(wanted.digest)
+            parts = () if blob is None else split_blob(blob, self._upload.part_bytes, wanted.digest)
+            if wanted.index >= len(parts):
+                raise WireError("wrong-digest", f"part {wanted.index} of {wanted.digest[:12]} is not in this upload")
+            address = Address(UPDATE, self._device_id, wanted.digest, wanted.index)
+            envelopes.append(Envelope(address, parts[wanted.index]))
+        return envelopes
+
+    def _schedule(self, now_s: float) -> None:
+        delay_s = min(FIRST_DELAY_S * 2**self._num_announced, LONGEST_DELAY_S)
+        label = f"backoff/{self._device_id}/{self._upload.digest}/{self._num_announced}"
+        jitter = float(random_words(key_from_label(label), 1)[0]) / 2**32
+        self._num_announced = min(self._num_announced + 1, 16)
+        self._next_s = now_s + delay_s * (1.0 + jitter)
