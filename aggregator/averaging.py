@@ -5,7 +5,6 @@ AISTATS 2017). Devices answer in any order, an aggregator may be killed and read
 depend on it, because its digest names it. So the sum runs over the devices in the order of their names, in float64, one
 column independent of all others; then the block size cannot matter either.
 """
-# ruff: noqa: F722 - a shape is a string for jaxtyping, not an annotation
 
 from __future__ import annotations
 

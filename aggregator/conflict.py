@@ -9,7 +9,6 @@ its cosine is below ``-2 / sqrt(width)``, twice the error of a sketched cosine; 
 The score is a share of the pairs, not their number, so that cohorts of different sizes compare; and a pair in which one
 device did not move at all counts in neither part of the fraction.
 """
-# ruff: noqa: F722 - a shape is a string for jaxtyping, not an annotation
 
 from __future__ import annotations
 

@@ -17,7 +17,6 @@ What every device must compute, in any language::
 A shared layer that is no larger than its sketch is sent as it is. A personal layer never is: its sketch has at most an
 eighth of its parameters, and a layer of fewer than 8 parameters has none.
 """
-# ruff: noqa: F722 - a shape is a string for jaxtyping, not an annotation
 
 from __future__ import annotations
 
