@@ -90,7 +90,8 @@ def install(*arguments: str) -> None:
     """Install, or end with all that pip said."""
     done = pip("install", *arguments)
     if done.returncode:
-        sys.exit(f"failed\n{done.stdout}\npip install {' '.join(arguments)} failed; its reasons stand above")
+        said = "\n".join(line for line in done.stdout.splitlines() if not line.startswith("Requirement already"))
+        sys.exit(f"failed\n{said}\npip install {' '.join(arguments)} failed; its reasons stand above")
 
 
 def pinned(name: str) -> str:
