@@ -1,0 +1,170 @@
+"""The program in ONNX Runtime: NumPy in, NumPy out, no torch. The runtime for devices with Python and little memory.
+
+One thread, a fixed order of operations and deterministic kernels: the same batch gives the same bits, step after step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from edge_client.program import Params, TrainStep
+from edge_client.program_check import (
+    LOGITS,
+    LOSS,
+    check_inputs,
+    check_params,
+    check_targets,
+    gradient_name,
+    read_program_file,
+)
+from wire.errors import ManifestError, ProgramError
+from wire.manifest import ModelManifest
+
+__all__ = ["OnnxProgram", "load_onnx_program"]
+
+ERRORS_ONLY = 3
+"""ONNX Runtime's log severity."""
+
+TYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64}
+
+Tensor = tuple[str, tuple[int | None, ...], Any]
+"""Name, shape (None where it depends on the batch) and NumPy type."""
+
+
+class OnnxProgram:
+    """A training program in two ONNX Runtime sessions; implements ``TrainingProgram``.
+
+    Args:
+        manifest: What the program takes and gives.
+        train_session: The session of ``train.onnx``.
+        predict_session: The session of ``predict.onnx``.
+
+    Raises:
+        ManifestError: If a session does not take and give what the manifest says.
+    """
+
+    runtime = "onnx"
+
+    def __init__(
+        self,
+        manifest: ModelManifest,
+        train_session: onnxruntime.InferenceSession,
+        predict_session: onnxruntime.InferenceSession,
+    ) -> None:
+        """Hold the sessions against the manifest."""
+        self.manifest = manifest
+        self._names = tuple(parameter.name for parameter in manifest.parameters)
+        params: list[Tensor] = [(parameter.name, parameter.shape, np.float32) for parameter in manifest.parameters]
+        inputs: Tensor = ("x", (None, *manifest.input_shape), np.float32)
+        targets: Tensor = ("y", (None,), np.int64)
+        logits: Tensor = (LOGITS, (None, manifest.num_classes), np.float32)
+        gradients = [(gradient_name(name), shape, dtype) for name, shape, dtype in params]
+        _check_tensors(manifest, "train.onnx takes", train_session.get_inputs(), [*params, inputs, targets])
+        _check_tensors(
+            manifest, "train.onnx gives", train_session.get_outputs(), [(LOSS, (), np.float32), logits, *gradients]
+        )
+        _check_tensors(manifest, "predict.onnx takes", predict_session.get_inputs(), [*params, inputs])
+        _check_tensors(manifest, "predict.onnx gives", predict_session.get_outputs(), [logits])
+        self._run_train: Callable[..., list[np.ndarray]] = train_session.run
+        self._run_predict: Callable[..., list[np.ndarray]] = predict_session.run
+        self._outputs = [LOSS, LOGITS, *(gradient_name(name) for name in self._names)]
+
+    def train_step(self, params: Params, inputs: np.ndarray, targets: np.ndarray) -> TrainStep:
+        """Run one forward and backward pass; nothing is updated.
+
+        Args:
+            params: Every parameter of the manifest, float32.
+            inputs: Shape ``(batch, *input_shape)``, float32.
+            targets: Shape ``(batch,)``, int64, in ``[0, num_classes)``.
+
+        Returns:
+            Loss, logits and gradients, in arrays of their own.
+
+        Raises:
+            ProgramError: If a shape, a type or a target is wrong, or the runtime fails.
+        """
+        check_params(self.manifest, params)
+        check_inputs(self.manifest, inputs)
+        check_targets(self.manifest, targets, len(inputs))
+        feed = {name: params[name] for name in self._names}
+        feed["x"] = inputs
+        feed["y"] = targets
+        try:
+            loss, logits, *gradients = self._run_train(self._outputs, feed)
+        except Exception as error:
+            raise ProgramError(
+                f"ONNX Runtime cannot run train.onnx of model {self.manifest.model!r}: {error}"
+            ) from error
+        return TrainStep(float(loss), logits, dict(zip(self._names, gradients, strict=True)))
+
+    def predict(self, params: Params, inputs: np.ndarray) -> np.ndarray:
+        """Return the logits, shape ``(batch, num_classes)``, float32.
+
+        Args:
+            params: Every parameter of the manifest, float32.
+            inputs: Shape ``(batch, *input_shape)``, float32.
+
+        Raises:
+            ProgramError: If a shape or a type is wrong, or the runtime fails.
+        """
+        check_params(self.manifest, params)
+        check_inputs(self.manifest, inputs)
+        feed = {name: params[name] for name in self._names}
+        feed["x"] = inputs
+        try:
+            return self._run_predict([LOGITS], feed)[0]
+        except Exception as error:
+            raise ProgramError(
+                f"ONNX Runtime cannot run predict.onnx of model {self.manifest.model!r}: {error}"
+            ) from error
+
+
+def load_onnx_program(folder: Path, manifest: ModelManifest) -> OnnxProgram:
+    """Return the program of ``train.onnx`` and ``predict.onnx`` in this folder.
+
+    Args:
+        folder: Where the files lie.
+        manifest: What they must be: their digests, and what they take and give.
+
+    Raises:
+        ManifestError: If a file is not the one that the manifest names, or not what the manifest says.
+        ProgramError: If a file cannot be read or ONNX Runtime cannot load it.
+    """
+    onnxruntime.disable_telemetry_events()
+    train = _load_session(folder / "train.onnx", read_program_file(folder, manifest, "train.onnx"))
+    predict = _load_session(folder / "predict.onnx", read_program_file(folder, manifest, "predict.onnx"))
+    return OnnxProgram(manifest, train, predict)
+
+
+def _load_session(path: Path, data: bytes) -> onnxruntime.InferenceSession:
+    """Return a quiet, single-threaded, deterministic session."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.use_deterministic_compute = True
+    options.log_severity_level = ERRORS_ONLY
+    try:
+        return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise ProgramError(f"ONNX Runtime {onnxruntime.__version__} cannot load {path}: {error}") from error
+
+
+def _check_tensors(manifest: ModelManifest, what: str, found: list[Any], expected: list[Tensor]) -> None:
+    """Refuse a session whose inputs or outputs differ from the manifest's in number, name, shape or type."""
+    if len(found) != len(expected):
+        raise ManifestError(
+            f"{what} {len(found)} tensors, the manifest of model {manifest.model!r} says {len(expected)}"
+        )
+    for node, (name, shape, dtype) in zip(found, expected, strict=True):
+        node_shape = tuple(size if isinstance(size, int) else None for size in node.shape)
+        if (node.name, node_shape, TYPES.get(node.type)) != (name, shape, dtype):
+            raise ManifestError(
+                f"{what} {node.name!r} {node.type} {node_shape}, "
+                f"the manifest of model {manifest.model!r} says {name!r} {np.dtype(dtype)} {shape}"
+            )

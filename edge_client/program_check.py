@@ -1,0 +1,115 @@
+"""What both runtimes check: the files before they are loaded, their signatures after, and every batch before it runs.
+
+A runtime that meets a wrong shape answers with a page of C++ or, worse, with numbers. These checks are cheap enough for
+every step, and their errors name the model, the tensor, what came and what was expected.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from edge_client.program import Params
+from wire.errors import ManifestError, ProgramError
+from wire.manifest import ModelManifest
+
+__all__ = ["LOGITS", "LOSS", "check_inputs", "check_params", "check_targets", "gradient_name", "read_program_file"]
+
+LOSS = "loss"
+LOGITS = "logits"
+
+ProgramFileName = Literal["train.onnx", "predict.onnx", "train.pte", "predict.pte"]
+
+FLOAT32 = np.dtype(np.float32)
+INT64 = np.dtype(np.int64)
+
+
+def gradient_name(parameter: str) -> str:
+    """Return the name of the output that is this parameter's gradient."""
+    return f"gradient.{parameter}"
+
+
+def read_program_file(folder: Path, manifest: ModelManifest, name: ProgramFileName) -> bytes:
+    """Return the bytes of one of the program's files.
+
+    Args:
+        folder: Where the files lie, under the names that the manifest gives them.
+        manifest: The program's manifest.
+        name: The file to read.
+
+    Raises:
+        ManifestError: If the manifest does not list the file, or the bytes are not those that it names.
+        ProgramError: If the file cannot be read.
+    """
+    expected = manifest.files.get(name)
+    if expected is None:
+        known = ", ".join(sorted(manifest.files)) or "no files"
+        raise ManifestError(f"model {manifest.model!r} has no {name}, it has {known}; export it for this runtime")
+    try:
+        data = (folder / name).read_bytes()
+    except OSError as error:
+        raise ProgramError(
+            f"cannot read {folder / name}: {error.strerror}; export or download the model again"
+        ) from error
+    if len(data) != expected.size_bytes or hashlib.sha256(data).hexdigest() != expected.sha256:
+        raise ManifestError(
+            f"{folder / name} is not the file that its manifest names; export or download the model again"
+        )
+    return data
+
+
+def check_params(manifest: ModelManifest, params: Params) -> None:
+    """Refuse params that lack a parameter, or hold one of another shape or type. Names beyond the manifest's are allowed.
+
+    Raises:
+        ProgramError: In these cases.
+    """
+    for parameter in manifest.parameters:
+        values = params.get(parameter.name)
+        if values is None:
+            raise ProgramError(f"the params of model {manifest.model!r} lack {parameter.name!r}")
+        if values.shape != parameter.shape or values.dtype != FLOAT32:
+            came, expected = _describe(values.shape, values.dtype), _describe(parameter.shape, FLOAT32)
+            raise ProgramError(f"parameter {parameter.name!r} is {came}, model {manifest.model!r} expects {expected}")
+
+
+def check_inputs(manifest: ModelManifest, inputs: np.ndarray) -> None:
+    """Refuse an empty batch, and examples of another shape or type.
+
+    Raises:
+        ProgramError: In these cases.
+    """
+    if (
+        inputs.shape[1:] != manifest.input_shape
+        or inputs.ndim != len(manifest.input_shape) + 1
+        or inputs.dtype != FLOAT32
+    ):
+        came, expected = _describe(inputs.shape, inputs.dtype), _describe(("batch", *manifest.input_shape), FLOAT32)
+        raise ProgramError(f"the inputs are {came}, model {manifest.model!r} expects {expected}")
+    if len(inputs) == 0:
+        raise ProgramError(f"the batch is empty, model {manifest.model!r} expects at least one example")
+
+
+def check_targets(manifest: ModelManifest, targets: np.ndarray, num_examples: int) -> None:
+    """Refuse targets that are not one known class for each example.
+
+    Raises:
+        ProgramError: In this case.
+    """
+    if targets.shape != (num_examples,) or targets.dtype != INT64:
+        came, expected = _describe(targets.shape, targets.dtype), _describe((num_examples,), INT64)
+        raise ProgramError(f"the targets are {came}, model {manifest.model!r} expects {expected}")
+    lowest, highest = int(targets.min()), int(targets.max())
+    if lowest < 0 or highest >= manifest.num_classes:
+        wrong = lowest if lowest < 0 else highest
+        raise ProgramError(
+            f"target {wrong} is no class of model {manifest.model!r}, which knows 0 to {manifest.num_classes - 1}"
+        )
+
+
+def _describe(shape: tuple[int | str, ...], dtype: np.dtype) -> str:
+    """Return type and shape as people write them: ``float32 (batch, 6, 100)``."""
+    return f"{dtype} ({', '.join(str(size) for size in shape)})"

@@ -1,0 +1,152 @@
+"""The folder of an exported model: the program's files, the manifest that names them, and initial values.
+
+::
+
+    manifest.json  train.onnx  predict.onnx  train.pte  predict.pte  initial.safetensors
+
+The files are made and verified in a temporary folder beside it. A new folder appears whole, by one rename. In a folder that
+exists, files are replaced one by one and the manifest last: whoever reads in between finds digests that do not match.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors.numpy
+import torch
+
+from edge_client.executorch_program import load_executorch_program
+from edge_client.onnx_program import load_onnx_program
+from edge_client.program_check import LOGITS, LOSS, gradient_name
+from export import rewrites
+from export.joint_graph import predict_graph, train_graph
+from export.model_check import check_model
+from export.models import TrainableModel, load_model
+from export.program_files import executorch_file, onnx_file
+from export.verify import Verification, verify_program
+from wire.errors import StoreError
+from wire.manifest import LayerSpec, ModelManifest, ProgramFile, encode_manifest
+
+__all__ = ["INITIAL_VALUES", "MANIFEST", "ExportReport", "export_model", "export_program", "write_initial_values"]
+
+MANIFEST = "manifest.json"
+INITIAL_VALUES = "initial.safetensors"
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was exported, and how far it is from autograd.
+
+    Args:
+        manifest: As it was written.
+        verifications: One for each runtime.
+    """
+
+    manifest: ModelManifest
+    verifications: tuple[Verification, ...]
+
+
+def export_model(name: str, folder: Path) -> ModelManifest:
+    """Export a model by name; see ``export_program``.
+
+    Args:
+        name: A built-in name, or ``package.module:factory``.
+        folder: Where the manifest and the files go.
+
+    Raises:
+        ExportError: If there is no such model, it cannot be exported, or a program is not right.
+        StoreError: If the folder cannot be written.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = load_model(name)
+    return export_program(model, name, folder).manifest
+
+
+def export_program(model: TrainableModel, name: str, folder: Path) -> ExportReport:
+    """Write the model's program for every runtime, with its manifest, after each was held against autograd.
+
+    Args:
+        model: The model; its values are not written.
+        name: Its name in the manifest.
+        folder: Where the manifest and the files go; made if it does not exist.
+
+    Returns:
+        The manifest, and the errors that verification found.
+
+    Raises:
+        ExportError: If the model cannot be exported, or a program is not right; nothing is written then.
+        StoreError: If the folder cannot be written.
+    """
+    layers = check_model(model)
+    files = _program_files(model, layers)
+    manifest = ModelManifest(
+        model=name,
+        layers=layers,
+        input_shape=model.input_shape,
+        num_classes=model.num_classes,
+        files={file: ProgramFile(hashlib.sha256(data).hexdigest(), len(data)) for file, data in files.items()},
+    )
+    folder = folder.absolute()
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as parent:
+            made = Path(parent) / folder.name
+            made.mkdir()
+            for file, data in files.items():
+                (made / file).write_bytes(data)
+            programs = (load_onnx_program(made, manifest), load_executorch_program(made, manifest))
+            verifications = tuple(verify_program(model, program) for program in programs)
+            (made / MANIFEST).write_bytes(encode_manifest(manifest))
+            _move(made, folder)
+    except OSError as error:
+        raise StoreError(f"cannot write the model to {folder}: {error.strerror}") from error
+    return ExportReport(manifest, verifications)
+
+
+def write_initial_values(name: str, seed: int, path: Path) -> None:
+    """Write the model's initial values for a seed; the same seed gives the same bytes.
+
+    Args:
+        name: A built-in name, or ``package.module:factory``.
+        seed: For torch's generator, which is left as it was.
+        path: A ``.safetensors`` file, its tensors named as the manifest's parameters.
+
+    Raises:
+        ExportError: If there is no such model.
+        StoreError: If the file cannot be written.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = load_model(name)
+    values = {parameter: tensor.detach().numpy() for parameter, tensor in model.module.named_parameters()}
+    unfinished = path.with_name(f".{path.name}-unfinished")
+    try:
+        unfinished.write_bytes(safetensors.numpy.save(values))
+        unfinished.replace(path)
+    except OSError as error:
+        raise StoreError(f"cannot write initial values to {path}: {error.strerror}") from error
+
+
+def _program_files(model: TrainableModel, layers: tuple[LayerSpec, ...]) -> dict[str, bytes]:
+    """Return the four files' bytes."""
+    names = [parameter.name for layer in layers for parameter in layer.parameters]
+    outputs = [LOSS, LOGITS, *(gradient_name(name) for name in names)]
+    return {
+        "train.onnx": onnx_file(train_graph(model, rewrites.ONNX), [*names, "x", "y"], outputs),
+        "predict.onnx": onnx_file(predict_graph(model, rewrites.ONNX), [*names, "x"], [LOGITS]),
+        "train.pte": executorch_file(train_graph(model, rewrites.EXECUTORCH)),
+        "predict.pte": executorch_file(predict_graph(model, rewrites.EXECUTORCH)),
+    }
+
+
+def _move(made: Path, folder: Path) -> None:
+    """Rename the folder, or its files one by one where the target exists, the manifest last."""
+    if not folder.exists():
+        made.rename(folder)
+        return
+    for file in sorted(made.iterdir(), key=lambda path: path.name == MANIFEST):
+        file.replace(folder / file.name)
