@@ -8,7 +8,7 @@ random and keeps nothing back, so a state that was stored, or evidence that is r
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from typing import TYPE_CHECKING, Annotated, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, ClassVar, Protocol
 
 import msgspec
 from msgspec import Meta
@@ -109,7 +109,6 @@ SelectorState = FixedState | PaperState | SwapState
 """Tagged, so that ``msgspec.msgpack.decode(data, type=SelectorState)`` gives back what was encoded."""
 
 
-@runtime_checkable
 class Selector(Protocol):
     """Chooses the personal layers of every round."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
@@ -15,10 +16,11 @@ from wire.errors import FleetError
 
 VALUES = st.floats(-(2.0**100), 2.0**100, width=32)
 WEIGHTS = st.integers(1, 10**6)
+Cohort = tuple[dict[str, np.ndarray], dict[str, float]]
 
 
 @st.composite
-def cohorts(draw: st.DrawFn) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+def cohorts(draw: st.DrawFn) -> Cohort:
     num_params = draw(st.integers(1, 30))
     names = draw(st.lists(st.text("abc-0", min_size=1, max_size=5), min_size=1, max_size=6, unique=True))
     rows = {name: draw(hnp.arrays(np.float32, num_params, elements=VALUES)) for name in names}
@@ -26,7 +28,7 @@ def cohorts(draw: st.DrawFn) -> tuple[dict[str, np.ndarray], dict[str, float]]:
 
 
 @given(cohorts(), st.randoms(use_true_random=False), st.integers(1, 40))
-def test_order_and_block_size_do_not_change_a_bit(cohort: tuple, random: object, block_size: int) -> None:
+def test_order_and_block_size_do_not_change_a_bit(cohort: Cohort, random: Random, block_size: int) -> None:
     rows, weights = cohort
     names = list(rows)
     random.shuffle(names)
@@ -40,14 +42,14 @@ def test_order_and_block_size_do_not_change_a_bit(cohort: tuple, random: object,
 
 
 @given(cohorts(), st.sampled_from([0.125, 2.0, 1024.0]))
-def test_a_power_of_two_as_the_weights_scale_does_not_change_a_bit(cohort: tuple, scale: float) -> None:
+def test_a_power_of_two_as_the_weights_scale_does_not_change_a_bit(cohort: Cohort, scale: float) -> None:
     rows, weights = cohort
     scaled = {name: weight * scale for name, weight in weights.items()}
     assert weighted_average(rows, scaled).tobytes() == weighted_average(rows, weights).tobytes()
 
 
 @given(cohorts(), st.floats(1e-6, 1e6))
-def test_the_weights_scale_does_not_matter(cohort: tuple, scale: float) -> None:
+def test_the_weights_scale_does_not_matter(cohort: Cohort, scale: float) -> None:
     rows, weights = cohort
     scaled = {name: weight * scale for name, weight in weights.items()}
     largest = max(np.abs(row).max() for row in rows.values())
@@ -57,7 +59,7 @@ def test_the_weights_scale_does_not_matter(cohort: tuple, scale: float) -> None:
 
 
 @given(cohorts())
-def test_the_average_lies_between_the_smallest_and_the_largest(cohort: tuple) -> None:
+def test_the_average_lies_between_the_smallest_and_the_largest(cohort: Cohort) -> None:
     rows, weights = cohort
     average, stacked = weighted_average(rows, weights), np.stack(list(rows.values()))
     assert (stacked.min(axis=0) <= average).all()
@@ -65,10 +67,10 @@ def test_the_average_lies_between_the_smallest_and_the_largest(cohort: tuple) ->
 
 
 @given(cohorts())
-def test_the_average_agrees_with_exact_arithmetic(cohort: tuple) -> None:
+def test_the_average_agrees_with_exact_arithmetic(cohort: Cohort) -> None:
     rows, weights = cohort
     total = sum(weights.values())
-    exact = sum(rows[name].astype(np.longdouble) * weights[name] for name in rows) / total
+    exact = np.sum([rows[name].astype(np.longdouble) * weights[name] for name in rows], axis=0) / total
     largest = float(max(np.abs(row).max() for row in rows.values()))
     np.testing.assert_allclose(weighted_average(rows, weights), exact.astype(float), rtol=1e-7, atol=largest * 1e-14)
 
@@ -105,7 +107,7 @@ ROW = np.ones(2, dtype=np.float32)
         ({"a": ROW}, {"a": 0.0}, "all weights are 0"),
     ],
 )
-def test_what_has_no_average_is_refused(rows: dict, weights: dict, message: str) -> None:
+def test_what_has_no_average_is_refused(rows: dict[str, np.ndarray], weights: dict[str, float], message: str) -> None:
     with pytest.raises(FleetError, match=message):
         weighted_average(rows, weights)
 

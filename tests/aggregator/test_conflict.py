@@ -27,7 +27,7 @@ THRESHOLDS = st.floats(-0.9, -0.001)
 
 
 def moved(updates: np.ndarray) -> np.ndarray:
-    return np.abs(updates).max(axis=1) > 0
+    return np.asarray(np.abs(updates).max(axis=1) > 0)
 
 
 def conflicts(updates: np.ndarray, threshold: float) -> tuple[int, int]:
