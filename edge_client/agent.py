@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +19,7 @@ from edge_client.program import TrainingProgram
 from edge_client.session import Effect, LoadProgram, Session, Train
 from edge_client.store import DeviceStore
 from edge_client.training import run_round
-from wire.errors import DataError, ModelError, ProgramError, WireError
+from wire.errors import FedlagError, ModelError, ProgramError, WireError
 from wire.manifest import ModelManifest
 from wire.messages import DeviceStatus
 from wire.mqtt import Connected, MqttLink, Received
@@ -101,7 +101,7 @@ class Agent:
                 await stop.wait()
                 for task in [*tasks, *self._jobs]:
                     task.cancel()
-        except* (DataError, ModelError, OSError) as errors:
+        except* FedlagError as errors:
             raise errors.exceptions[0] from None
         finally:
             self._store.save_traffic(self._count_traffic())
@@ -123,7 +123,7 @@ class Agent:
             self.refused[error.reason] += 1
             log.warning("%s refused a message: %s", self._config.device_id, error)
         except ModelError as error:
-            log.error("%s cannot serve this plan: %s", self._config.device_id, error)
+            log.warning("%s cannot serve this plan: %s", self._config.device_id, error)
             self._perform(self._session.give_up(str(error)))
 
     async def _let_time_pass(self) -> None:
@@ -145,8 +145,8 @@ class Agent:
                 case Train():
                     self._start(self._train(effect))
 
-    def _start(self, job: object) -> None:
-        task = self._group.create_task(job)  # type: ignore[arg-type]
+    def _start(self, job: Coroutine[None, None, None]) -> None:
+        task = self._group.create_task(job)
         self._jobs.add(task)
         task.add_done_callback(self._jobs.discard)
 
@@ -162,7 +162,7 @@ class Agent:
         try:
             program = await loop.run_in_executor(self._workshop.executor, self._load_program, model_id, manifest)
         except ProgramError as error:
-            log.error("%s cannot load its program: %s", self._config.device_id, error)
+            log.warning("%s cannot load its program: %s", self._config.device_id, error)
             if effect.files is None:  # what the disk has is damaged: fetch it again
                 self._perform(self._session.program_missing(model_id))
             else:

@@ -10,7 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from edge_client.agent import Agent, Workshop
-from edge_client.config import EdgeConfig, load_config
+from edge_client.config import EdgeConfig
+from wire.settings import load_settings
 
 __all__ = ["main"]
 
@@ -26,7 +27,7 @@ def main(arguments: list[str]) -> None:
     logging.basicConfig(
         level=logging.WARNING if options.verbose else logging.ERROR, format="%(asctime)s %(levelname)s %(message)s"
     )
-    configs = [load_config(path) for path in options.config]
+    configs = [load_settings(path, EdgeConfig) for path in options.config]
     asyncio.run(_run_devices(configs))
 
 

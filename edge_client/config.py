@@ -8,10 +8,9 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from wire.errors import ConfigError
 from wire.mqtt import BrokerAddress
 
-__all__ = ["EdgeConfig", "load_config"]
+__all__ = ["EdgeConfig"]
 
 
 class EdgeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -33,25 +32,3 @@ class EdgeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     folder: Path
     runtime: Literal["onnx", "executorch"] = "onnx"
     broker: BrokerAddress = BrokerAddress()
-
-
-def load_config(path: Path) -> EdgeConfig:
-    """Return the configuration in a TOML file; relative paths in it start at its folder.
-
-    Raises:
-        ConfigError: If the file is missing, is no TOML, or an option is unknown, missing or wrong.
-    """
-    try:
-        config = msgspec.toml.decode(path.read_bytes(), type=EdgeConfig, dec_hook=_path)
-    except OSError as error:
-        raise ConfigError(f"cannot read the device's configuration {path}: {error.strerror}") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: {error}; see docs/edge.md for every option") from error
-    here = path.resolve().parent
-    return msgspec.structs.replace(config, data=here / config.data, folder=here / config.folder)
-
-
-def _path(kind: type, value: object) -> Path:
-    if kind is Path and isinstance(value, str):
-        return Path(value)
-    raise TypeError(f"expected a path, got {value!r}")

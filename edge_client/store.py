@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 
 from edge_client.generation import Generation, Traffic
 from wire.digest import content_digest
-from wire.errors import ManifestError, StoreError
+from wire.durable import storage_error, write_durably
+from wire.errors import ManifestError
 from wire.manifest import ModelManifest, decode_manifest
 
 __all__ = ["DeviceStore"]
@@ -48,8 +46,7 @@ class DeviceStore:
         """Make the folder."""
         self._folder = folder
         self._spare_slot = SLOTS[0]
-        with _disk(folder):
-            folder.mkdir(parents=True, exist_ok=True)
+        _make_folder(folder)
 
     def load_generation(self) -> Generation | None:
         """Return the newest generation that is whole, or ``None`` for a new device."""
@@ -63,7 +60,7 @@ class DeviceStore:
     def save_generation(self, generation: Generation) -> None:
         """Commit a generation: after this returns it survives a power cut; before, the last one does."""
         body = msgspec.msgpack.encode(generation)
-        self._write(self._folder / self._spare_slot, MAGIC + hashlib.sha256(body).digest() + body)
+        write_durably(self._folder / self._spare_slot, MAGIC + hashlib.sha256(body).digest() + body)
         self._spare_slot = next(slot for slot in SLOTS if slot != self._spare_slot)
 
     def next_session(self) -> int:
@@ -88,10 +85,9 @@ class DeviceStore:
     def save_program(self, model_id: str, files: dict[str, bytes]) -> None:
         """Keep a program's files; the manifest comes last, so that its presence says the program is whole."""
         folder = self.program_folder(model_id)
-        with _disk(folder):
-            folder.mkdir(parents=True, exist_ok=True)
+        _make_folder(folder)
         for name, data in sorted(files.items(), key=lambda item: item[0] == "manifest.json"):
-            self._write(folder / name, data)
+            write_durably(folder / name, data)
 
     def load_manifest(self, model_id: str) -> ModelManifest | None:
         """Return the manifest of a program that is whole on this disk, else ``None``."""
@@ -127,26 +123,11 @@ class DeviceStore:
             return _Session()
 
     def _save_session(self, state: _Session) -> None:
-        self._write(self._folder / "session.json", msgspec.json.encode(state))
-
-    def _write(self, path: Path, data: bytes) -> None:
-        with _disk(path):
-            temporary = path.with_suffix(".writing")
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-            folder = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+        write_durably(self._folder / "session.json", msgspec.json.encode(state))
 
 
-@contextmanager
-def _disk(path: Path) -> Iterator[None]:
+def _make_folder(folder: Path) -> None:
     try:
-        yield
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StoreError(f"cannot write {path}: {error.strerror}; free some space or correct `folder`") from error
+        raise storage_error(folder, error) from error

@@ -1,0 +1,71 @@
+"""``fedlag aggregator``: run the aggregator of a fleet."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.console import Console
+
+from aggregator.config import AggregatorConfig
+from aggregator.round_report import RoundReport
+from aggregator.server import Server
+from wire.settings import load_settings
+
+__all__ = ["main"]
+
+app = typer.Typer(add_completion=False)
+console = Console()
+
+
+@app.callback()
+def aggregator() -> None:
+    """The home server's part: rounds, conflict detection, averaging."""
+
+
+@app.command()
+def run(
+    config: Annotated[Path, typer.Argument(help="The aggregator's TOML file.")],
+    output: Annotated[str, typer.Option("--format", help="text, or json: one line per closed round.")] = "text",
+    verbose: Annotated[bool, typer.Option(help="Log every refused message.")] = False,
+) -> None:
+    """Run rounds until the last one is closed, or until SIGTERM or Ctrl+C."""
+    logging.basicConfig(
+        level=logging.WARNING if verbose else logging.ERROR, format="%(asctime)s %(levelname)s %(message)s"
+    )
+    settings = load_settings(config, AggregatorConfig)
+    asyncio.run(_run(settings, _print_json if output == "json" else _print_text))
+
+
+def main(arguments: list[str]) -> None:
+    """Run ``fedlag aggregator`` with these arguments."""
+    app(args=arguments, prog_name="fedlag aggregator", standalone_mode=False)
+
+
+async def _run(config: AggregatorConfig, on_report: Callable[[RoundReport], None]) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await Server(config, on_report).run(stop)
+
+
+def _print_json(report: RoundReport) -> None:
+    sys.stdout.buffer.write(msgspec.json.encode(report) + b"\n")
+    sys.stdout.flush()
+
+
+def _print_text(report: RoundReport) -> None:
+    losses = [figures.before.loss for figures in report.counted.values()]
+    personal = ", ".join(report.next_personal_layers) or "none"
+    console.print(
+        f"round {report.round_number}: {len(report.counted)} counted, {len(report.refused)} refused, "
+        f"{len(report.dropouts)} silent; validation loss {sum(losses) / max(len(losses), 1):.3f}; personal next: {personal}"
+    )

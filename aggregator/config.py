@@ -1,0 +1,87 @@
+"""The aggregator's configuration: one TOML file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from wire.messages import TrainingSettings
+from wire.mqtt import BrokerAddress
+
+__all__ = ["AggregatorConfig", "RoundSettings", "SelectorSettings"]
+
+Positive = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+Seconds = Annotated[float, Meta(gt=0, le=30 * 24 * 3600)]
+
+
+class SelectorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Which rule chooses the personal layers.
+
+    Args:
+        name: ``fedlag-swap`` (``fedlag`` means it), ``fedlag-paper``, ``fedavg``, ``local`` or ``fedper``.
+        options: The rule's own options; see docs/fedlag.md.
+    """
+
+    name: str = "fedlag-swap"
+    options: dict[str, Any] = {}
+
+
+class RoundSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How rounds run.
+
+    Args:
+        num_rounds: Training rounds until the fleet has finished; absent: without an end.
+        cohort_size: The most devices that are asked in a round.
+        quorum: The fewest answers with which a round may close.
+        duration_s: After this long a round closes with those who answered, if they make a quorum.
+        gather_s: If fewer devices than ``cohort_size`` are ready, a round waits this long for more.
+        sketch_width: Most values of one layer's sketch.
+        seed: Of cohorts, sketches and the devices' batch orders.
+        window_bytes: The most bytes of uploads that are under way at one time.
+    """
+
+    num_rounds: Positive | None = None
+    cohort_size: Positive = 100
+    quorum: Positive = 2
+    duration_s: Seconds = 600.0
+    gather_s: Seconds = 30.0
+    sketch_width: Positive = 1024
+    seed: Annotated[int, Meta(ge=0, le=2**53)] = 0
+    window_bytes: Positive = 64 * 1024 * 1024
+
+
+class AggregatorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What the aggregator must be told.
+
+    Args:
+        fleet: The fleet's name.
+        program: The folder that ``fedlag export`` wrote.
+        folder: Where the aggregator keeps its store.
+        initial: The model's initial values, a safetensors file; by default the one in ``program``.
+        broker: Where the broker is.
+        selector: Which rule chooses the personal layers.
+        rounds: How rounds run.
+        training: How devices train.
+    """
+
+    fleet: Annotated[str, Meta(pattern="^[a-z0-9-]{1,64}$")]
+    program: Path
+    folder: Path
+    initial: Path | None = None
+    broker: BrokerAddress = BrokerAddress()
+    selector: SelectorSettings = SelectorSettings()
+    rounds: RoundSettings = RoundSettings()
+    training: TrainingSettings = TrainingSettings()
+
+    def __post_init__(self) -> None:
+        """Refuse settings that contradict each other."""
+        if self.rounds.quorum > self.rounds.cohort_size:
+            raise ValueError(f"a quorum of {self.rounds.quorum} cannot come from {self.rounds.cohort_size} devices")
+
+    @property
+    def initial_values(self) -> Path:
+        """The model's initial values."""
+        return self.initial or self.program / "initial.safetensors"

@@ -1,0 +1,270 @@
+"""The fleet on the server, as a state machine without I/O: presence, rounds one after the other, receipts.
+
+``handle``, ``tick`` and ``close_round`` return effects; the shell carries them out in order. What must survive a crash
+is in ``FleetState``; it is checkpointed before the plan that follows from it is published.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from aggregator.admission import max_summary_bytes
+from aggregator.closing import count_evidence, report_round
+from aggregator.config import AggregatorConfig
+from aggregator.evidence import Selector
+from aggregator.planning import FleetState, build_plan, choose_cohort
+from aggregator.publication import Publication
+from aggregator.receipts import Receipts, last_word
+from aggregator.round import Round, RoundEffect
+from aggregator.round_report import RoundReport
+from wire.codec import decode_message, plan_digest
+from wire.digest import content_digest
+from wire.errors import RefusalReason, WireError
+from wire.manifest import ModelManifest
+from wire.messages import DeviceStatus, Invitation, Message, Part, Summary
+from wire.parts import Assembly
+from wire.tensors import encode_layer
+from wire.topics import INVITATION, STATUS, SUMMARY, UPDATE, Address, Envelope
+
+__all__ = ["Checkpoint", "CloseRound", "Effect", "Finished", "Fleet"]
+
+
+MAX_DEVICES = 100_000
+
+
+class CloseRound(NamedTuple):
+    """Effect: average these layers of these devices from the round log, and call ``close_round`` with the averages."""
+
+    layers: tuple[str, ...]
+    weights: dict[str, float]
+
+
+class Checkpoint(NamedTuple):
+    """Effect: make the state, the new layers (digest -> encoded values) and the report durable, as one."""
+
+    state: FleetState
+    layers: dict[str, bytes]
+    report: RoundReport
+
+
+class Finished(NamedTuple):
+    """Effect: the last round is closed."""
+
+
+Effect = RoundEffect | CloseRound | Checkpoint | Finished
+
+
+class Fleet:
+    """All rounds of one fleet.
+
+    Args:
+        config: The aggregator's configuration.
+        model_id: Of the program.
+        manifest: Of the model.
+        selector: The rule that chooses the personal layers.
+        state: The last checkpoint, or the first state.
+        publication: What is retained on the broker: program, layers, plan.
+    """
+
+    def __init__(
+        self,
+        config: AggregatorConfig,
+        model_id: str,
+        manifest: ModelManifest,
+        *,
+        selector: Selector,
+        state: FleetState,
+        publication: Publication,
+    ) -> None:
+        """Prepare; the shell calls ``connected`` when the link is up."""
+        self.state = state
+        self._config = config
+        self._model_id = model_id
+        self._manifest = manifest
+        self._selector = selector
+        self._publication = publication
+        self._devices: dict[str, DeviceStatus] = {}
+        self._summaries: dict[str, Assembly] = {}
+        self._receipts = Receipts()
+        self._round: Round | None = None
+        self._gathering_since_s: float | None = None
+        self._is_closing = False
+        self._plan_digest = plan_digest(state.plan)
+        self.refused: Counter[str] = Counter()
+
+    @property
+    def selector_name(self) -> str:
+        """The selector's resolved name."""
+        return self._selector.name
+
+    @property
+    def reachable(self) -> frozenset[str]:
+        """Devices that are there and can take part, or are training."""
+        return frozenset(name for name, status in self._devices.items() if status.state in ("ready", "training"))
+
+    @property
+    def num_devices(self) -> int:
+        """How many devices are present, ready or not."""
+        return sum(status.state != "lost" for status in self._devices.values())
+
+    def connected(self, now_s: float) -> list[Effect]:
+        """The link is up, perhaps again: publish all that is retained, and the invitations that are open."""
+        effects: list[Effect] = [*self._publication.everything(self.state.plan, is_finished=self.state.is_finished)]
+        if self._round is not None:
+            effects += self._invite(self._round.cohort)
+            self._round.extend((), now_s)  # nobody could be heard meanwhile
+        return effects
+
+    def handle(self, address: Address, message: Message | None, now_s: float) -> list[Effect]:
+        """Take a message; return what is to be done.
+
+        Raises:
+            WireError: If it is refused; the state is as before.
+        """
+        device_id = address.device_id
+        if address.route is not STATUS and device_id not in self._devices:
+            raise WireError("unknown-device", f"{device_id} has never said that it is here")
+        match address.route, message:
+            case (route, DeviceStatus()) if route is STATUS:
+                return self._take_status(device_id, message, now_s)
+            case (route, Part()) if route is SUMMARY:
+                return self._take_summary_part(device_id, message, now_s)
+            case (route, Part()) if route is UPDATE:
+                if self._round is None:
+                    raise WireError("late", f"a part from {device_id}, but no round is open")
+                return [*self._round.receive_part(device_id, message, now_s), *self._close_if_over(now_s)]
+            case _:
+                raise WireError("unknown-topic", f"the aggregator does not listen to {address.route.name}")
+
+    def tick(self, now_s: float) -> list[Effect]:
+        """Let time pass: open the next round, take back grants, close at the deadline."""
+        if self._round is None:
+            return self._open_if_gathered(now_s)
+        effects: list[Effect] = [*self._round.tick(now_s)]
+        if self._round.is_stuck(now_s):
+            newcomers = tuple(sorted(self.reachable - set(self._round.cohort)))
+            self._round.extend(newcomers, now_s)
+            return effects + self._invite(self._round.cohort)
+        return effects + self._close_if_over(now_s)
+
+    def close_round(self, averages: Mapping[str, np.ndarray], now_s: float) -> list[Effect]:
+        """Go on to the next round with the averages of this one: layer -> shape ``(num_params,)``, float32."""
+        round_, self._round = self._round, None
+        self._is_closing = False
+        if round_ is None:
+            return []
+        counted = round_.stored
+        acknowledgements = self._receipts.close(round_)
+        blobs = {
+            name: encode_layer(self._manifest.layer(name), values, codec="raw") for name, values in averages.items()
+        }
+        digests = {name: content_digest(blob) for name, blob in blobs.items()}
+        new_layers = {digests[name]: blob for name, blob in blobs.items()}
+        evidence = count_evidence(round_.plan, self._manifest, counted)
+        runtimes = {name: self._devices[name].runtime for name in counted if name in self._devices}
+        was_measuring = round_.plan.training.num_epochs == 0
+        if was_measuring:
+            selector_state, decision = self.state.selector_state, self.state.decision
+        else:
+            selector_state, decision = self._selector.decide(self.state.selector_state, evidence)
+        report = report_round(round_, evidence, decision, runtimes, now_s)
+        layers = {**self.state.layers, **digests}
+        plan = build_plan(
+            self._config,
+            self._model_id,
+            self._manifest,
+            layers,
+            decision,
+            needs_personal_sketches=self._selector.needs_personal_sketches,
+            previous=round_.plan,
+        )
+        self.state = FleetState(
+            plan=plan,
+            layers=layers,
+            selector_state=selector_state,
+            decision=decision,
+            is_finished=was_measuring,
+        )
+        self._plan_digest = plan_digest(plan)
+        effects: list[Effect] = [Checkpoint(self.state, new_layers, report)]
+        effects += acknowledgements
+        if was_measuring:
+            return [*effects, self._publication.presence("finished"), Finished()]
+        effects += self._publication.next_version(new_layers, plan)
+        return effects + self._open_if_gathered(now_s)
+
+    def _take_status(self, device_id: str, status: DeviceStatus, now_s: float) -> list[Effect]:
+        known = self._devices.get(device_id)
+        if known is not None and status.session < known.session:
+            return []  # a late will of an older session
+        if known is None and len(self._devices) >= MAX_DEVICES:
+            raise WireError("unknown-device", f"{device_id} would be one more than {MAX_DEVICES} devices")
+        self._devices[device_id] = status
+        if self._round is None:
+            return self._open_if_gathered(now_s)
+        return self._close_if_over(now_s)
+
+    def _take_summary_part(self, device_id: str, part: Part, now_s: float) -> list[Effect]:
+        limit = max_summary_bytes(self._manifest, self._config.rounds.sketch_width)
+        assembly = self._summaries.get(device_id)
+        if assembly is None or assembly.digest != part.digest:
+            assembly = self._summaries[device_id] = Assembly(part.digest, limit)
+        data = assembly.add(part)
+        if data is None:
+            return []
+        del self._summaries[device_id]
+        summary = decode_message(data, Summary, limit)
+        receipt = self._receipts.find(device_id, summary)
+        if receipt is not None:
+            return [receipt]
+        if summary.plan != self._plan_digest:
+            return [self._refuse(device_id, summary, "late")]
+        if self._round is None:
+            return []  # after a restart: the device says it again when the round is open
+        try:
+            effects = self._round.receive_summary(device_id, summary, now_s)
+        except WireError as error:
+            return [self._refuse(device_id, summary, error.reason), *self._close_if_over(now_s)]
+        return [*effects, *self._close_if_over(now_s)]
+
+    def _refuse(self, device_id: str, summary: Summary, reason: RefusalReason) -> Envelope:
+        self.refused[reason] += 1
+        return last_word(device_id, summary, reason)
+
+    def _open_if_gathered(self, now_s: float) -> list[Effect]:
+        settings, ready = self._config.rounds, self.reachable
+        if self.state.is_finished or len(ready) < settings.quorum:
+            self._gathering_since_s = None
+            return []
+        if self._gathering_since_s is None:
+            self._gathering_since_s = now_s
+        if len(ready) < settings.cohort_size and now_s - self._gathering_since_s < settings.gather_s:
+            return []
+        self._gathering_since_s = None
+        plan = self.state.plan
+        self._round = Round(
+            plan,
+            self._plan_digest,
+            self._manifest,
+            cohort=choose_cohort(settings, plan, ready),
+            quorum=settings.quorum,
+            window_bytes=settings.window_bytes,
+            opened_s=now_s,
+        )
+        return self._invite(self._round.cohort)
+
+    def _invite(self, cohort: tuple[str, ...]) -> list[Effect]:
+        invitation = Invitation(plan=self._plan_digest)
+        return [Envelope(Address(INVITATION, device_id), invitation) for device_id in cohort]
+
+    def _close_if_over(self, now_s: float) -> list[Effect]:
+        round_ = self._round
+        if round_ is None or self._is_closing or not round_.is_over(self.reachable, now_s):
+            return []
+        self._is_closing = True
+        layers = tuple(round_.plan.shared_layers) if round_.plan.training.num_epochs else ()
+        return [CloseRound(layers, {name: float(summary.num_examples) for name, summary in round_.stored.items()})]

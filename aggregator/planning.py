@@ -1,0 +1,83 @@
+"""What the next round is: its plan and its cohort. Pure functions of the state."""
+
+from __future__ import annotations
+
+from collections.abc import Set as AbstractSet
+
+import msgspec
+
+from aggregator.config import AggregatorConfig, RoundSettings
+from aggregator.evidence import Decision, SelectorState
+from wire.codec import plan_digest
+from wire.manifest import ModelManifest
+from wire.messages import RoundPlan
+from wire.random import key_from_label, sample_without_replacement
+
+__all__ = ["FleetState", "build_plan", "choose_cohort"]
+
+
+class FleetState(msgspec.Struct, frozen=True, kw_only=True):
+    """What the aggregator must not lose between two rounds.
+
+    Args:
+        plan: Of the round that is next, or open.
+        layers: Layer -> digest of its last average; of its initial values if it was never shared.
+        selector_state: The selector's own.
+        decision: The last one.
+        is_finished: The last round is closed.
+    """
+
+    plan: RoundPlan
+    layers: dict[str, str]
+    selector_state: SelectorState
+    decision: Decision
+    is_finished: bool = False
+
+
+def build_plan(
+    config: AggregatorConfig,
+    model_id: str,
+    manifest: ModelManifest,
+    layers: dict[str, str],
+    decision: Decision,
+    *,
+    needs_personal_sketches: bool,
+    previous: RoundPlan | None = None,
+) -> RoundPlan:
+    """Return the plan that follows from a decision.
+
+    After the last training round comes a measuring round: devices report the quality of the last averages, with their
+    own personal layers, and neither train nor upload.
+    """
+    settings = config.rounds
+    round_number = previous.round_number + 1 if previous else 1
+    is_measuring = settings.num_rounds is not None and round_number > settings.num_rounds
+    training = msgspec.structs.replace(
+        config.training,
+        seed=settings.seed,
+        num_epochs=0 if is_measuring else config.training.num_epochs,
+    )
+    personal = set(decision.personal_layers)
+    return RoundPlan(
+        fleet=config.fleet,
+        epoch=previous.epoch if previous else 0,
+        round_number=round_number,
+        previous=plan_digest(previous) if previous else "",
+        model_id=model_id,
+        shared_layers={name: layers[name] for name in manifest.layer_names if name not in personal},
+        personal_layers={name: layers[name] for name in manifest.layer_names if name in personal},
+        training=training,
+        sketch_seed=settings.seed,
+        sketch_width=settings.sketch_width,
+        sketch_personal=needs_personal_sketches,
+        swap_candidates=() if is_measuring else decision.swap_candidates,
+        duration_s=settings.duration_s,
+    )
+
+
+def choose_cohort(settings: RoundSettings, plan: RoundPlan, ready: AbstractSet[str]) -> tuple[str, ...]:
+    """Return the devices that are asked in this round, in the order of their names; the seed decides."""
+    names = sorted(ready)
+    label = f"cohort/{settings.seed}/{plan.epoch}/{plan.round_number}"
+    chosen = sample_without_replacement(key_from_label(label), len(names), min(settings.cohort_size, len(names)))
+    return tuple(sorted(names[index] for index in chosen))

@@ -1,0 +1,225 @@
+"""One round on the server, as a state machine without I/O: who was asked, who answered, what is still wanted.
+
+Summary with inventory -> wanted parts -> stored. Every message may come twice, late, or in any order; the answer to a
+repeat is the answer to the first. A window over the fleet bounds what is under way: a device sends no part before it
+is granted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from aggregator.admission import check_summary
+from wire.codec import inventory_digest
+from wire.errors import RefusalReason, WireError
+from wire.manifest import ModelManifest
+from wire.messages import Acknowledgement, InventoryItem, Part, RoundPlan, Summary, WantedPart
+from wire.parts import Assembly, num_parts
+from wire.tensors import decode_layer
+from wire.topics import ACKNOWLEDGEMENT, Address, Envelope
+
+__all__ = ["CommitUpload", "LogLayer", "Round", "RoundEffect"]
+
+GRANT_PATIENCE_S = 60.0
+
+
+class LogLayer(NamedTuple):
+    """Effect: append a device's values of one layer, shape ``(num_params,)``, float32, to the round log."""
+
+    device_id: str
+    layer: str
+    values: np.ndarray
+
+
+class CommitUpload(NamedTuple):
+    """Effect: make all that was logged for this device durable, before the next effect."""
+
+    device_id: str
+    summary: Summary
+
+
+RoundEffect = Envelope | LogLayer | CommitUpload
+
+
+@dataclass
+class _Answer:
+    """What one device has sent in this round."""
+
+    summary: Summary
+    missing: dict[str, tuple[InventoryItem, Assembly]] = field(default_factory=dict)
+    granted_s: float | None = None
+    is_stored: bool = False
+
+    @property
+    def missing_bytes(self) -> int:
+        return sum(item.size_bytes for item, _ in self.missing.values())
+
+
+class Round:
+    """The round that is open.
+
+    Args:
+        plan: Its plan.
+        plan_digest: The plan's digest.
+        manifest: Of the plan's model.
+        cohort: The devices that were invited.
+        quorum: The fewest stored answers with which it may close.
+        window_bytes: The most that may be granted at one time; a single upload larger than it is granted alone.
+        opened_s: When the invitations went out.
+    """
+
+    def __init__(
+        self,
+        plan: RoundPlan,
+        plan_digest: str,
+        manifest: ModelManifest,
+        *,
+        cohort: tuple[str, ...],
+        quorum: int,
+        window_bytes: int,
+        opened_s: float,
+    ) -> None:
+        """Open the round."""
+        self.plan = plan
+        self.plan_digest = plan_digest
+        self.opened_s = opened_s
+        self.cohort = cohort
+        self.refused: dict[str, RefusalReason] = {}
+        self._manifest = manifest
+        self._quorum = quorum
+        self._window_bytes = window_bytes
+        self._deadline_s = opened_s + plan.duration_s
+        self._answers: dict[str, _Answer] = {}
+
+    @property
+    def stored(self) -> dict[str, Summary]:
+        """Device -> summary of those whose upload is durable, in the order of their names."""
+        return {name: self._answers[name].summary for name in sorted(self._answers) if self._answers[name].is_stored}
+
+    @property
+    def dropouts(self) -> tuple[str, ...]:
+        """Invited devices whose upload is neither stored nor refused, in the order of their names."""
+        return tuple(sorted(set(self.cohort) - set(self.stored) - set(self.refused)))
+
+    def is_over(self, reachable: AbstractSet[str], now_s: float) -> bool:
+        """Say whether the quorum is met, and the time is up or none of the reachable devices is still to answer."""
+        is_waiting = any(device_id in reachable for device_id in self.dropouts)
+        return len(self.stored) >= self._quorum and (not is_waiting or now_s >= self._deadline_s)
+
+    def is_stuck(self, now_s: float) -> bool:
+        """Say whether the time is up without a quorum."""
+        return len(self.stored) < self._quorum and now_s >= self._deadline_s
+
+    def extend(self, newcomers: tuple[str, ...], now_s: float) -> None:
+        """Keep the round open for another duration, and let more devices take part."""
+        self.cohort = tuple(sorted({*self.cohort, *newcomers}))
+        self._deadline_s = now_s + self.plan.duration_s
+
+    def receive_summary(self, device_id: str, summary: Summary, now_s: float) -> list[RoundEffect]:
+        """Take a device's summary; say what is wanted of its upload.
+
+        Raises:
+            WireError: If it is refused; the refusal is final for this round.
+        """
+        answer = self._answers.get(device_id)
+        if answer is not None and (answer.is_stored or inventory_digest(answer.summary) == inventory_digest(summary)):
+            return self._say_where_it_stands(device_id, answer, now_s)
+        if device_id not in self.cohort:
+            raise WireError("not-invited", f"{device_id} is not in the cohort of round {self.plan.round_number}")
+        try:
+            check_summary(summary, self.plan, self._manifest)
+        except WireError as error:
+            self.refuse(device_id, error.reason)
+            raise
+        answer = _Answer(summary)
+        answer.missing = {item.digest: (item, Assembly(item.digest, item.size_bytes)) for item in summary.inventory}
+        self._answers[device_id] = answer
+        self.refused.pop(device_id, None)
+        return self._say_where_it_stands(device_id, answer, now_s)
+
+    def receive_part(self, device_id: str, part: Part, now_s: float) -> list[RoundEffect]:
+        """Take a part of a device's upload.
+
+        Raises:
+            WireError: If it fits no inventory, or the layer that it completes is not what it must be.
+        """
+        answer = self._answers.get(device_id)
+        if answer is None:
+            raise WireError("foreign-round", f"a part from {device_id}, which has sent no summary for this round")
+        if part.digest not in answer.missing:
+            if any(part.digest == item.digest for item in answer.summary.inventory):
+                return []  # a repeat
+            raise WireError("wrong-digest", f"a part of {part.digest[:12]}, which is not in {device_id}'s inventory")
+        item, assembly = answer.missing[part.digest]
+        if answer.granted_s is not None:
+            answer.granted_s = now_s
+        blob = assembly.add(part)
+        if blob is None:
+            return []
+        try:
+            values = decode_layer(blob, self._manifest.layer(item.layer))
+        except WireError as error:
+            self.refuse(device_id, error.reason)
+            raise
+        del answer.missing[part.digest]
+        effects: list[RoundEffect] = [LogLayer(device_id, item.layer, values)]
+        if not answer.missing:
+            effects += self._say_where_it_stands(device_id, answer, now_s)
+        return effects
+
+    def tick(self, now_s: float) -> list[RoundEffect]:
+        """Take back the grants of devices that have fallen silent, and give them to those that wait."""
+        for answer in self._answers.values():
+            if answer.granted_s is not None and now_s - answer.granted_s > GRANT_PATIENCE_S:
+                answer.granted_s = None
+        return self._grant_waiting(now_s)
+
+    def refuse(self, device_id: str, reason: RefusalReason) -> None:
+        """Count this device out of the round."""
+        self._answers.pop(device_id, None)
+        self.refused[device_id] = reason
+
+    def _say_where_it_stands(self, device_id: str, answer: _Answer, now_s: float) -> list[RoundEffect]:
+        effects: list[RoundEffect] = []
+        if not answer.missing and not answer.is_stored:
+            answer.is_stored, answer.granted_s = True, None
+            effects.append(CommitUpload(device_id, answer.summary))
+        if answer.is_stored:
+            effects.append(self._acknowledge(device_id, answer))
+            return effects + self._grant_waiting(now_s)
+        if answer.granted_s is None and self._fits(answer):
+            answer.granted_s = now_s
+        effects.append(self._acknowledge(device_id, answer))
+        return effects
+
+    def _fits(self, answer: _Answer) -> bool:
+        granted = sum(other.missing_bytes for other in self._answers.values() if other.granted_s is not None)
+        return granted == 0 or granted + answer.missing_bytes <= self._window_bytes
+
+    def _grant_waiting(self, now_s: float) -> list[RoundEffect]:
+        effects: list[RoundEffect] = []
+        for device_id, answer in sorted(self._answers.items()):
+            if not answer.is_stored and answer.granted_s is None and self._fits(answer):
+                answer.granted_s = now_s
+                effects.append(self._acknowledge(device_id, answer))
+        return effects
+
+    def _acknowledge(self, device_id: str, answer: _Answer) -> Envelope:
+        wanted = tuple(
+            WantedPart(digest, index)
+            for digest, (item, assembly) in (answer.missing.items() if answer.granted_s is not None else ())
+            for index in range(num_parts(item.size_bytes, self.plan.training.part_bytes))
+            if not assembly.holds(index)
+        )
+        message = Acknowledgement(
+            epoch=self.plan.epoch,
+            round_number=self.plan.round_number,
+            inventory=inventory_digest(answer.summary),
+            state="stored" if answer.is_stored else "wanted",
+            wanted=wanted,
+        )
+        return Envelope(Address(ACKNOWLEDGEMENT, device_id), message)

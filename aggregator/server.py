@@ -1,0 +1,174 @@
+"""The aggregator's shell: it connects the fleet to MQTT, the disk and the clock."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+
+from aggregator.averaging import weighted_average
+from aggregator.config import AggregatorConfig
+from aggregator.fleet import Checkpoint, CloseRound, Effect, Finished, Fleet
+from aggregator.planning import FleetState, build_plan
+from aggregator.program_folder import ProgramFolder
+from aggregator.publication import Publication
+from aggregator.round import CommitUpload, LogLayer
+from aggregator.round_log import RoundLog
+from aggregator.round_report import RoundReport
+from aggregator.selection import make_selector
+from aggregator.store import FleetStore
+from wire.errors import WireError
+from wire.mqtt import Connected, MqttLink, Received
+from wire.topics import PLAN, STATUS, SUMMARY, UPDATE, Envelope, decode_payload, parse_topic, subscription
+
+__all__ = ["Server"]
+
+TICK_S = 0.25
+
+log = logging.getLogger(__name__)
+
+
+class Server:
+    """The aggregator of one fleet, running.
+
+    Args:
+        config: Its configuration.
+        on_report: Called with the report of every round that closes.
+
+    Raises:
+        ConfigError: If the selector is unknown.
+        ModelError: If the program's folder is not whole.
+        StoreError: If the disk refuses or is damaged.
+    """
+
+    def __init__(self, config: AggregatorConfig, on_report: Callable[[RoundReport], None]) -> None:
+        """Read the disk; nothing is published yet."""
+        self._config = config
+        self._on_report = on_report
+        self._store = FleetStore(config.folder)
+        program = ProgramFolder(config.program)
+        selector = make_selector(config.selector.name, config.selector.options, config.rounds.num_rounds)
+        state = self._store.load_state()
+        if state is None or state.plan.model_id != program.model_id:
+            sizes = {layer.name: layer.num_params for layer in program.manifest.layers}
+            selector_state, decision = selector.start(sizes)
+            blobs = program.initial_layers(config.initial_values)
+            layers = {name: digest for digest, (name, _) in blobs.items()}
+            plan = build_plan(
+                config,
+                program.model_id,
+                program.manifest,
+                layers,
+                decision,
+                needs_personal_sketches=selector.needs_personal_sketches,
+            )
+            state = FleetState(plan=plan, layers=layers, selector_state=selector_state, decision=decision)
+            self._store.save(state, {digest: data for digest, (_, data) in blobs.items()})
+        digests = {*state.plan.shared_layers.values(), *state.plan.personal_layers.values()}
+        layers_in_plan = {digest: self._store.load_layer(digest) for digest in digests}
+        self._publication = Publication(self._store.next_session(), program.files, layers_in_plan)
+        self._fleet = Fleet(
+            config, program.model_id, program.manifest, selector=selector, state=state, publication=self._publication
+        )
+        self._log: RoundLog | None = None
+        self._finished = asyncio.Event()
+        self._one_at_a_time = asyncio.Lock()
+        self.refused: Counter[str] = Counter()
+
+    @property
+    def num_devices(self) -> int:
+        """How many devices are present."""
+        return self._fleet.num_devices
+
+    @property
+    def selector_name(self) -> str:
+        """The resolved name of the selector."""
+        return self._fleet.selector_name
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Run rounds until the last is closed or ``stop`` is set.
+
+        Raises:
+            BrokerError: If the broker cannot be reached at the start.
+            StoreError: If the disk refuses.
+        """
+        fleet = self._config.fleet
+        lost = self._publication.presence("lost")
+        self._link = MqttLink(self._config.broker, f"{fleet}.aggregator", fleet, lost)
+        for route in (STATUS, SUMMARY, UPDATE):
+            self._link.subscribe(subscription(fleet, route))
+        await self._link.connect()
+        farewell = lost
+        tasks = [asyncio.create_task(work) for work in (self._listen(), self._let_time_pass())]
+        ends = [asyncio.create_task(event.wait()) for event in (stop, self._finished)]
+        try:
+            done, _ = await asyncio.wait([*tasks, *ends], return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+            if self._finished.is_set():
+                farewell = self._publication.presence("finished")
+        finally:
+            for task in (*tasks, *ends):
+                task.cancel()
+            await self._link.close(farewell)
+
+    async def _listen(self) -> None:
+        async for event in self._link.messages():
+            async with self._one_at_a_time:
+                if isinstance(event, Connected):
+                    await self._perform(self._fleet.connected(time.monotonic()))
+                else:
+                    await self._receive(event)
+
+    async def _receive(self, event: Received) -> None:
+        try:
+            address = parse_topic(self._config.fleet, event.topic)
+            message = decode_payload(address, event.payload)
+            if message is not None:
+                await self._perform(self._fleet.handle(address, message, time.monotonic()))
+        except WireError as error:
+            self.refused[error.reason] += 1
+            log.warning("refused a message on %s: %s", event.topic[:200], error)
+
+    async def _let_time_pass(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            async with self._one_at_a_time:
+                await self._perform(self._fleet.tick(time.monotonic()))
+
+    async def _perform(self, effects: Iterable[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Envelope():
+                    if effect.address.route is PLAN:
+                        await self._link.drained()  # what a plan names is on the broker before the plan
+                    self._link.publish(effect)
+                case LogLayer():
+                    self._round_log().append(effect.device_id, effect.layer, effect.values)
+                case CommitUpload():
+                    self._round_log().commit()
+                case CloseRound():
+                    await self._close_round(effect)
+                case Checkpoint():
+                    self._store.save(effect.state, effect.layers, effect.report)
+                    if self._log is not None:
+                        self._log.delete()
+                        self._log = None
+                    self._on_report(effect.report)
+                case Finished():
+                    self._finished.set()
+
+    async def _close_round(self, effect: CloseRound) -> None:
+        devices = tuple(effect.weights)
+        averages = {
+            layer: weighted_average(self._round_log().rows(layer, devices), effect.weights) for layer in effect.layers
+        }
+        await self._perform(self._fleet.close_round(averages, time.monotonic()))
+
+    def _round_log(self) -> RoundLog:
+        if self._log is None:
+            plan = self._fleet.state.plan
+            self._log = self._store.open_round_log(plan.epoch, plan.round_number)
+        return self._log

@@ -1,0 +1,68 @@
+"""The front door: ``fedlag <verb>``, each verb one call into a room. A room is imported when its verb is used."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+
+from wire.errors import FedlagError
+
+__all__ = ["main"]
+
+VERBS = {
+    "demo": ("simulations.commands", "20 devices, a real broker, four rules: everything on this machine"),
+    "export": ("export.commands", "make a torch model into a program that devices can train"),
+    "broker": ("broker.commands", "run the MQTT broker"),
+    "aggregator": ("aggregator.commands", "run the home server's part of a fleet"),
+    "edge": ("edge_client.commands", "run a device"),
+}
+
+EXIT_CODES = """\
+exit codes: 0 done, 1 a defect of ours, 2 wrong command line, 3 configuration, 4 data, 5 model or program,
+            6 broker, 7 disk, 8 fleet, 130 interrupted"""
+
+
+def main() -> None:
+    """Run the command line; end the process with a documented exit code."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in {"-h", "--help"}:
+        print(_usage())
+        sys.exit(0 if arguments else 2)
+    verb, *rest = arguments
+    if verb not in VERBS:
+        print(f"fedlag: there is no verb {verb!r}\n\n{_usage()}", file=sys.stderr)
+        sys.exit(2)
+    sys.exit(_run(verb, rest))
+
+
+def _run(verb: str, arguments: list[str]) -> int:
+    room = VERBS[verb][0]
+    try:
+        try:
+            commands = importlib.import_module(room)
+        except ModuleNotFoundError as error:
+            print(f"fedlag {verb}: {error.name} is not installed; see docs/install.md for each role", file=sys.stderr)
+            return 2
+        commands.main(arguments)
+    except FedlagError as error:
+        print(f"fedlag {verb}: {error}", file=sys.stderr)
+        if os.environ.get("FEDLAG_TRACEBACK"):
+            traceback.print_exc()
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _usage() -> str:
+    width = max(map(len, VERBS))
+    lines = [f"  {verb:<{width}}  {about}" for verb, (_, about) in VERBS.items()]
+    return "\n".join(
+        ["usage: fedlag <verb> [options]", "", *lines, "", "`fedlag <verb> --help` says more.", "", EXIT_CODES]
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+"""Files that survive a power cut: written beside, made durable, renamed into place."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from wire.errors import StoreError
+
+__all__ = ["UNFINISHED", "storage_error", "write_durably"]
+
+UNFINISHED = ".writing"
+"""The suffix of a file that is not whole yet; a crash may leave one behind."""
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """Return when the file holds exactly these bytes, whatever happens next; until then it holds what it held.
+
+    Raises:
+        StoreError: If the disk refuses.
+    """
+    try:
+        temporary = path.with_name(path.name + UNFINISHED)
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise storage_error(path, error) from error
+
+
+def storage_error(path: Path, error: OSError) -> StoreError:
+    """Return the error to raise when the disk refuses to write below this path."""
+    return StoreError(f"cannot write {path}: {error.strerror}; free some space, or choose another `folder`")
