@@ -5,9 +5,9 @@ from __future__ import annotations
 from rich.table import Table
 from rich.text import Text
 
-from simulations.results import DemoResult, Estimate, share_below_local
+from simulations.results import LOCAL_ARM, DemoResult, Estimate
 from simulations.seed_summary import SeedSummary
-from simulations.wording import layer_names, megabytes, percent, printable
+from simulations.wording import below_alone, megabytes, percent, personal_at_end, printable
 
 __all__ = ["results_table", "summary_table"]
 
@@ -29,10 +29,10 @@ def results_table(results: DemoResult) -> Table:
             Text(printable(name)),
             percent(arm.mean_test_accuracy),
             percent(arm.worst_test_accuracy),
-            percent(share_below_local(results, name)),
+            below_alone(results, name),
             megabytes(arm.bytes_up_per_device),
             megabytes(arm.bytes_down_per_device),
-            Text(layer_names(arm.personal_layers, results.layers)),
+            Text(personal_at_end(results, name)),
         )
     return table
 
@@ -53,10 +53,10 @@ def summary_table(summary: SeedSummary) -> Table:
             Text(printable(name)),
             _estimate(arm.mean_test_accuracy),
             _estimate(arm.worst_test_accuracy),
-            _estimate(arm.share_below_local),
+            _estimate(None if name == LOCAL_ARM else arm.share_below_local),
             megabytes(arm.bytes_up_per_device.mean),
             megabytes(arm.bytes_down_per_device.mean),
-            Text(layers or "none"),
+            Text("all" if name == LOCAL_ARM else layers or "none"),
         )
     return table
 

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-__all__ = ["ARM_DESCRIPTIONS", "layer_names", "megabytes", "percent", "printable", "round_spans", "shorten"]
+from simulations.results import LOCAL_ARM, DemoResult, share_below_local
+
+__all__ = [
+    "ARM_DESCRIPTIONS",
+    "below_alone",
+    "layer_names",
+    "megabytes",
+    "percent",
+    "personal_at_end",
+    "printable",
+    "round_spans",
+    "shorten",
+]
 
 ARM_DESCRIPTIONS = {
     "fedavg": "All layers are shared: after every round the models are averaged, and all go on from the average.",
@@ -40,6 +52,16 @@ def megabytes(num_bytes: float) -> str:
     """
     millions = num_bytes / 1e6
     return f"{millions:,.1f} MB" if millions >= 1 else f"{millions:.2g} MB"
+
+
+def below_alone(results: DemoResult, arm: str) -> str:
+    """Return the share of an arm's devices that would have done better alone; n/a for training alone itself."""
+    return percent(None if arm == LOCAL_ARM else share_below_local(results, arm))
+
+
+def personal_at_end(results: DemoResult, arm: str) -> str:
+    """Return the layers that were personal at the end; who trains alone keeps all."""
+    return "all" if arm == LOCAL_ARM else layer_names(results.arms[arm].personal_layers, results.layers)
 
 
 def layer_names(layers: Iterable[str], all_layers: Collection[str]) -> str:
