@@ -93,6 +93,7 @@ def test_rows_may_be_maps_of_files(tmp_path: Path) -> None:
 ROW = np.ones(2, dtype=np.float32)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("rows", "weights", "message"),
     [

@@ -132,6 +132,7 @@ def test_only_sketched_layers_get_a_margin() -> None:
     assert default_conflict_threshold(1_025, 1_024) == -2 / 32
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_what_is_no_matrix_or_no_obtuse_angle_is_refused() -> None:
     with pytest.raises(WireError, match="wrong-shape"):
         pairwise_cosine(np.zeros(3, dtype=np.float32))
