@@ -114,6 +114,7 @@ def render_report(results: DemoResult) -> str:
         max_rows=MAX_ROWS,
         by_device=accuracy_by_device(results),
         by_round=accuracy_by_round(results),
+        level_arms=[printable(name) for name, arm in results.arms.items() if not arm.rounds],
         by_bytes=bytes_by_arm(results, REFERENCE_ARM),
         personal=[view for name, arm in results.arms.items() if name != LOCAL_ARM for view in _personal(results, arm)],
         devices=_device_views(results),
