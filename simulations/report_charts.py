@@ -69,12 +69,11 @@ def conflict_by_layer(arm: ArmResult, layers: Sequence[str], top: float) -> Mark
         for column, part in enumerate(rounds):
             score = part.conflict.get(layer)
             place = (left + cell * column, y + 1.5, cell, row - 3)
-            name = f"{layer}, round {part.round_number}: "
+            title = _cell_title(layer, part)
             if score is None:
-                picture.rect(place, "hatched", title=name + "no score")
+                picture.rect(place, "hatched", title=title)
             else:
-                depth = min(1.0, score / top)
-                picture.rect(place, "heat", title=f"{name}{percent(score)} of pairs", fill_opacity=depth)
+                picture.rect(place, "heat", title=title, fill_opacity=min(1.0, score / top))
         for first, last in _runs([layer in part.personal_layers for part in rounds]):
             picture.rect((left + cell * first, y + 1.5, cell * (last - first + 1), row - 3), "personal", rx=3)
     bottom = head + row * len(layers)
@@ -126,8 +125,8 @@ def accuracy_by_round(results: DemoResult) -> Markup:
     """Draw the mean validation accuracy after each round; a level line for an arm without rounds."""
     head, bottom, left = 8.0, 236.0, 48.0
     series = {name: _validation_series(arm, results.num_rounds) for name, arm in results.arms.items()}
-    values = [value for points in series.values() for _, value in points]
-    last = max(2, *(number for points in series.values() for number, _ in points))
+    values = [value for points in series.values() for _, value, _ in points]
+    last = max(2, *(number for points in series.values() for number, _, _ in points))
     across = Scale(1, last, left, RIGHT - 8)
     up = Scale(_floor_tick(min(values)), 1.0, bottom, head)
     ends = ", ".join(f"{name} {percent(points[-1][1])}" for name, points in series.items())
@@ -139,12 +138,12 @@ def accuracy_by_round(results: DemoResult) -> Markup:
         if tick == int(tick):
             picture.text((across(tick), bottom + 16), f"{tick:.0f}", "tick", anchor="middle")
     picture.text(((left + RIGHT) / 2, bottom + 34), "round", "tick", anchor="middle")
-    for index, (name, points) in enumerate(series.items()):
-        placed = [(across(number), up(value)) for number, value in points]
+    for index, points in enumerate(series.values()):
+        placed = [(across(number), up(value)) for number, value, _ in points]
         picture.path(placed, f"curve arm-{index % NUM_ARM_STYLES}")
         stride = max(1, round(len(points) / 6))
-        for place, (number, value) in list(zip(placed, points, strict=True))[::-1][::stride]:
-            picture.marker(place, index, title=f"{name}, round {number}: {percent(value)}")
+        for place, (_, _, title) in list(zip(placed, points, strict=True))[::-1][::stride]:
+            picture.marker(place, index, title=title)
     return picture.markup()
 
 
@@ -170,11 +169,27 @@ def bytes_by_arm(results: DemoResult, reference: str) -> Markup:
     return picture.markup()
 
 
-def _validation_series(arm: ArmResult, num_rounds: int) -> list[tuple[int, float]]:
-    if arm.rounds:
-        return [(part.round_number, part.validation_accuracy) for part in arm.rounds]
-    level = statistics.fmean(device.validation_accuracy for device in arm.devices)
-    return [(1, level), (num_rounds, level)]
+def _cell_title(layer: str, part: RoundResult) -> str:
+    score, cosine = part.conflict.get(layer), part.mean_cosine.get(layer)
+    conflict = "no score" if score is None else f"{percent(score)} of pairs in conflict"
+    return f"{layer}, round {part.round_number}: {conflict}" + ("" if cosine is None else f", mean cosine {cosine:.2f}")
+
+
+def _validation_series(arm: ArmResult, num_rounds: int) -> list[tuple[int, float, str]]:
+    """Return round, accuracy and what to say of it."""
+    if not arm.rounds:
+        level = statistics.fmean(device.validation_accuracy for device in arm.devices)
+        return [(number, level, f"{arm.name}: {percent(level)} at the end") for number in (1, num_rounds)]
+    return [
+        (
+            part.round_number,
+            part.validation_accuracy,
+            f"{arm.name}, round {part.round_number}: {percent(part.validation_accuracy)}, "
+            f"{'no finite loss' if part.validation_loss is None else f'loss {part.validation_loss:.3f}'}, "
+            f"{part.num_counted} devices counted",
+        )
+        for part in arm.rounds
+    ]
 
 
 def _accuracy_axis(picture: Picture, scale: Scale, head: float, bottom: float) -> None:

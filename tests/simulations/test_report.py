@@ -168,3 +168,14 @@ def test_a_scale_meets_both_ends(value: float) -> None:
     scale = Scale(0.0, 1.0, 20.0, 120.0)
     assert (scale(0.0), scale(1.0)) == (20.0, 120.0)
     assert 20 <= scale(value) <= 120
+
+
+def test_a_round_that_diverged_is_told_as_such(results: DemoResult) -> None:
+    fedavg = results.arms["fedavg"]
+    last = msgspec.structs.replace(fedavg.rounds[-1], validation_loss=None, conflict={}, mean_cosine={})
+    broken = msgspec.structs.replace(fedavg, rounds=(*fedavg.rounds[:-1], last))
+    words = Page(render_report(msgspec.structs.replace(results, arms={"fedavg": broken}))).words
+    assert "no finite loss, 20 devices counted" in words
+    assert "conv1, round 40: no score" in words
+    assert "conv1, round 39:" in words
+    assert "of pairs in conflict, mean cosine" in words
