@@ -46,7 +46,7 @@ def run(
 
 def main(arguments: list[str]) -> None:
     """Run ``fedlag aggregator`` with these arguments."""
-    app(args=arguments, prog_name="fedlag aggregator", standalone_mode=False)
+    app(args=arguments, prog_name="fedlag aggregator")
 
 
 async def _run(config: AggregatorConfig, on_report: Callable[[RoundReport], None]) -> None:

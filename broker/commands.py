@@ -40,4 +40,4 @@ def run(
 
 def main(arguments: list[str]) -> None:
     """Run ``fedlag broker`` with these arguments."""
-    app(args=arguments, prog_name="fedlag broker", standalone_mode=False)
+    app(args=arguments, prog_name="fedlag broker")

@@ -187,7 +187,7 @@ class Session:
         return effects + self._go_on(now_s)
 
     def _ask_for_program(self, model_id: str) -> list[Effect]:
-        self._manifest, self._model_id, self._files, self._values = None, "", {}, {}
+        self._manifest, self._model_id, self._files, self._values = None, model_id, {}, {}
         self._expected_files = {}
         return [*self._fetching.forget(PROGRAM), LoadProgram(model_id, None)]
 

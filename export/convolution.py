@@ -137,9 +137,29 @@ def convolution_backward_natively(  # noqa: D417 - the operator's own signature
         )
     return (
         x_gradient,
-        _weight_gradient(gradient, x, weight, window, groups) if output_mask[1] else None,
+        _weight_gradient_at_once(gradient, x, weight, window, groups) if output_mask[1] else None,
         _bias_gradient(gradient) if output_mask[2] else None,
     )
+
+
+def _weight_gradient_at_once(gradient, x, weight, window, groups):
+    x = x.reshape(-1,groups,weight.shape[1],*x.shape[2:]).permute(1,2,0,*range(3,x.dim()+1))
+    size=tuple(gradient.shape[2:])
+    if any(window.padding):
+        x = aten.constant_pad_nd(x, [pad for pad in reversed(window.padding) for _ in range(2)])
+    taps=[]
+    for offset in window.offsets():
+        tap = x
+        for dim, (start, length, step) in enumerate(zip(offset, size, window.stride, strict=True), start=3):
+            end = start + step * (length - 1) + 1
+            if (start, end, step) != (0, x.shape[dim], 1):
+                tap = aten.slice(tap, dim, start, end, step)
+        taps.append(tap.unsqueeze(2))
+    c=torch.cat(taps,2).reshape(groups,weight.shape[1]*len(taps),-1)
+    og=weight.shape[0]//groups
+    g=gradient.reshape(-1,groups,og,math.prod(size)).permute(1,2,0,3).reshape(groups,og,-1)
+    if groups==1: return torch.mm(g[0],c[0].t()).reshape(weight.shape)
+    return torch.bmm(g,c.permute(0,2,1)).reshape(weight.shape)
 
 
 def _weight_gradient(

@@ -22,6 +22,7 @@ from torch.export.experimental import _export_forward_backward
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from export.models import TrainableModel
+from export.simplification import restore_threshold_backward
 
 __all__ = ["LARGEST_BATCH", "Rewrites", "predict_graph", "train_graph"]
 
@@ -117,7 +118,10 @@ def train_graph(model: TrainableModel, rewrites: Rewrites) -> ExportedProgram:
         batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
         shapes = ([None] * len(params), {0: batch}, {0: batch})
         program = torch.export.export(TrainStep(model), (params, x, y), dynamic_shapes=shapes, strict=False)
-        joint = JointGraph(_export_forward_backward(program))
+        program = _export_forward_backward(program)
+        restore_threshold_backward(program.graph)
+        program.graph_module.recompile()
+        joint = JointGraph(program)
         for values in params:
             values.requires_grad_(requires_grad=False)
         return torch.export.export(joint, (params, x, y), dynamic_shapes=shapes, strict=False).run_decompositions(

@@ -8,11 +8,14 @@ point.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 
 import torch
 
 __all__ = ["max_pool", "max_pool_backward"]
+
+Mask = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 aten = torch.ops.aten
 
@@ -29,8 +32,8 @@ def max_pool(
     kernel = _pair(kernel_size)
     if not _is_tiling(x, kernel, stride, padding, dilation, ceil_mode):
         return NotImplemented
-    tall = _rows(_across(x, kernel), kernel)
-    return tall.amax(3), torch.zeros((1,), dtype=torch.int64)
+    across = _greatest(_taps(x, kernel[1], 3))
+    return _greatest(_taps(across, kernel[0], 2)), torch.zeros((1,), dtype=torch.int64)
 
 
 def max_pool_backward(
@@ -42,24 +45,22 @@ def max_pool_backward(
     dilation: Sequence[int],
     ceil_mode: bool,
     indices: torch.Tensor,
+    *,
+    mask: Mask,
 ) -> torch.Tensor:
     """Return ``aten.max_pool2d_with_indices_backward``: each gradient goes to its window's first greatest value.
 
-    Rows first, then columns within them: the first greatest in torch's order is the first of its row, in the first row that
-    holds it.
+    Columns first, then rows: the first greatest in torch's order is the first of its row, in the first row that holds it.
     """
     kernel = _pair(kernel_size)
     if not _is_tiling(x, kernel, stride, padding, dilation, ceil_mode):
         flat = gradient.reshape(-1, gradient.shape[-2] * gradient.shape[-1])
         spread = torch.zeros((flat.shape[0], x.shape[-2] * x.shape[-1]), dtype=gradient.dtype)
         return spread.scatter_add(1, indices.reshape(flat.shape), flat).reshape(x.shape)
-    height, width = gradient.shape[-2] * kernel[0], gradient.shape[-1] * kernel[1]
-    wide = _windows(x, kernel)
-    tall = _rows(_across(x, kernel), kernel)
-    spread = _to_first_greatest(gradient.unsqueeze(3), tall, 3).reshape(-1, x.shape[1], height, gradient.shape[-1])
-    spread = _to_first_greatest(spread.unsqueeze(4), wide, 4).reshape(-1, x.shape[1], height, width)
-    rest = [0, x.shape[-1] - width, 0, x.shape[-2] - height]
-    return aten.constant_pad_nd(spread, rest) if any(rest) else spread
+    columns = _taps(x, kernel[1], 3)
+    across = _greatest(columns)
+    spread = _to_first_greatest(gradient, _taps(across, kernel[0], 2), across.shape[2], 2, mask)
+    return _to_first_greatest(spread, columns, x.shape[3], 3, mask)
 
 
 def _pair(sizes: Sequence[int]) -> tuple[int, int]:
@@ -80,29 +81,30 @@ def _is_tiling(
     return x.dim() == 4 and side_by_side and not any(padding) and set(dilation) == {1} and not ceil_mode  # noqa: PLR2004
 
 
-def _windows(x: torch.Tensor, kernel: tuple[int, int]) -> torch.Tensor:
-    """Return the windows' columns as a dimension: ``(batch, channels, height, windows, kernel)``."""
-    rows, columns = x.shape[-2] // kernel[0], x.shape[-1] // kernel[1]
-    for dim, used in ((2, rows * kernel[0]), (3, columns * kernel[1])):
-        if used != x.shape[dim]:
-            x = aten.slice(x, dim, 0, used)
-    return x.reshape(-1, x.shape[1], rows * kernel[0], columns, kernel[1])
+def _taps(x: torch.Tensor, size: int, dim: int) -> list[torch.Tensor]:
+    """Return the first, second, ... value of each window along a dimension."""
+    used = x.shape[dim] // size * size
+    return [aten.slice(x, dim, start, used, size) for start in range(size)] if size > 1 else [x]
 
 
-def _across(x: torch.Tensor, kernel: tuple[int, int]) -> torch.Tensor:
-    """Return the greatest value of each window's rows: ``(batch, channels, height, windows)``."""
-    return _windows(x, kernel).amax(4)
+def _greatest(taps: list[torch.Tensor]) -> torch.Tensor:
+    """Return the greatest value of each window."""
+    return functools.reduce(torch.maximum, taps)
 
 
-def _rows(across: torch.Tensor, kernel: tuple[int, int]) -> torch.Tensor:
-    """Return the windows' rows as a dimension: ``(batch, channels, windows, kernel, windows)``."""
-    return across.reshape(-1, across.shape[1], across.shape[2] // kernel[0], kernel[0], across.shape[3])
-
-
-def _to_first_greatest(gradient: torch.Tensor, windows: torch.Tensor, dim: int) -> torch.Tensor:
-    """Return the gradient at the first greatest value along a dimension, zeros elsewhere."""
-    if windows.shape[dim] == 1:
+def _to_first_greatest(gradient: torch.Tensor, taps: list[torch.Tensor], length: int, dim: int, mask: Mask) -> torch.Tensor:
+    """Return the gradient at the first greatest value of each window along a dimension, zeros elsewhere."""
+    if len(taps) == 1:
         return gradient
-    positions = torch.arange(windows.shape[dim]).reshape(-1, *(1 for _ in range(dim + 1, windows.dim())))
-    is_first = windows.argmax(dim, keepdim=True) == positions
-    return torch.where(is_first, gradient, torch.zeros((), dtype=gradient.dtype))
+    greatest, left, given = _greatest(taps), gradient, []
+    for tap in taps[:-1]:
+        share = left * mask(tap, greatest)
+        given.append(share.unsqueeze(dim + 1))
+        left = left - share
+    windows = torch.cat([*given, left.unsqueeze(dim + 1)], dim + 1)
+    used = taps[0].shape[dim] * len(taps)
+    shape = [-1, *gradient.shape[1:]]
+    shape[dim] = used
+    spread = windows.reshape(shape)
+    rest = [0, 0] * (spread.dim() - dim - 1) + [0, length - used]
+    return aten.constant_pad_nd(spread, rest) if used != length else spread

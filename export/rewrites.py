@@ -22,16 +22,24 @@ def add_product(
     return torch.mm(left, right) + bias
 
 
-BOTH: Rewrites = {
-    aten.max_pool2d_with_indices.default: max_pool,
-    aten.max_pool2d_with_indices_backward.default: max_pool_backward,
-}
-
+def mask_by_sign(smaller, greater): return (smaller-greater).sign()+1
+def mask_by_comparison(smaller, greater): return (smaller>=greater).to(smaller.dtype)
+def threshold_by_sign(g,x,t):
+    return g*torch.relu(x).sign()
+def threshold_by_comparison(g,x,t):
+    return g*(x>t).to(g.dtype)
+import functools
 EXECUTORCH: Rewrites = {
-    **BOTH,
+    aten.max_pool2d_with_indices.default: max_pool,
+    aten.max_pool2d_with_indices_backward.default: functools.partial(max_pool_backward,mask=mask_by_sign),
+    aten.threshold_backward.default: threshold_by_sign,
     aten.addmm.default: add_product,
     aten.convolution.default: convolution,
     aten.convolution_backward.default: convolution_backward,
 }
 
-ONNX: Rewrites = {**BOTH, aten.convolution_backward.default: convolution_backward_natively}
+ONNX: Rewrites = {
+    aten.max_pool2d_with_indices.default: max_pool,
+    aten.max_pool2d_with_indices_backward.default: functools.partial(max_pool_backward,mask=mask_by_comparison),
+    aten.threshold_backward.default: threshold_by_comparison,
+ aten.convolution_backward.default: convolution_backward_natively}
