@@ -180,16 +180,13 @@ def _validation_series(arm: ArmResult, num_rounds: int) -> list[tuple[int, float
     if not arm.rounds:
         level = statistics.fmean(device.validation_accuracy for device in arm.devices)
         return [(number, level, f"{arm.name}: {percent(level)} at the end") for number in (1, num_rounds)]
-    return [
-        (
-            part.round_number,
-            part.validation_accuracy,
-            f"{arm.name}, round {part.round_number}: {percent(part.validation_accuracy)}, "
-            f"{'no finite loss' if part.validation_loss is None else f'loss {part.validation_loss:.3f}'}, "
-            f"{part.num_counted} devices counted",
-        )
-        for part in arm.rounds
-    ]
+    return [(part.round_number, part.validation_accuracy, _round_title(arm.name, part)) for part in arm.rounds]
+
+
+def _round_title(arm: str, part: RoundResult) -> str:
+    loss = "no finite loss" if part.validation_loss is None else f"loss {part.validation_loss:.3f}"
+    accuracy = percent(part.validation_accuracy)
+    return f"{arm}, round {part.round_number}: {accuracy}, {loss}, {part.num_counted} devices counted"
 
 
 def _accuracy_axis(picture: Picture, scale: Scale, head: float, bottom: float) -> None:
