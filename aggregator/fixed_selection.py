@@ -16,9 +16,9 @@ __all__ = ["FedAvg", "FedPer", "Local"]
 class FixedSelector(LayerSelector, frozen=True, kw_only=True):
     """Chooses once, from the model alone, and keeps to it."""
 
-    def choose(self, layer_sizes: Mapping[str, int]) -> Collection[str]:
-        """Return the layers that are personal besides the pinned ones."""
-        raise NotImplementedError
+    def choose(self, layer_sizes: Mapping[str, int]) -> Collection[str]:  # noqa: ARG002 - any model shares all
+        """Return the layers that are personal besides the pinned ones: none, unless a subclass knows better."""
+        return ()
 
     def start(self, layer_sizes: Mapping[str, int]) -> tuple[SelectorState, Decision]:
         """Return the choice, which is the state, and the decision for round 1."""
@@ -36,10 +36,6 @@ class FedAvg(FixedSelector, frozen=True, kw_only=True):
     """Every layer is shared. B. McMahan et al., AISTATS 2017."""
 
     name: ClassVar[str] = "fedavg"
-
-    def choose(self, layer_sizes: Mapping[str, int]) -> Collection[str]:  # noqa: ARG002 - none, of any model
-        """Return no layer."""
-        return ()
 
 
 class Local(FixedSelector, frozen=True, kw_only=True):

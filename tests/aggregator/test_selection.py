@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import cast
+
 import msgspec
 import numpy as np
 import pytest
@@ -234,6 +237,14 @@ def test_the_paper_always_keeps_exactly_as_many_layers_as_asked(
     for scores, plan in zip(rounds, plans[1:], strict=True):
         has_begun |= bool(scores)
         assert len(plan) == (num_personal if has_begun else 0)
+
+
+@pytest.mark.parametrize("name", SELECTOR_NAMES)
+def test_the_page_for_users_names_every_selector_and_option(name: str) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "fedlag.md").read_text()
+    selector = make_selector(name, {}, num_rounds=None)
+    options = {*msgspec.structs.asdict(cast("msgspec.Struct", selector))} - {"num_rounds"}
+    assert all(f"`{word}`" in page for word in {name, *options})
 
 
 def test_decisions_can_be_stored() -> None:
