@@ -78,7 +78,8 @@ def wheel(root: Path, tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     done = subprocess.run([*build, str(folder), str(folder / "tree")], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     (built,) = folder.glob("*.whl")
-    return set(zipfile.ZipFile(built).namelist())
+    with zipfile.ZipFile(built) as archive:
+        return set(archive.namelist())
 
 
 @pytest.mark.slow
