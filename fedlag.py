@@ -28,11 +28,11 @@ def main() -> None:
     """Run the command line; end the process with a documented exit code."""
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in {"-h", "--help"}:
-        print(_usage())
+        sys.stdout.write(_usage())
         sys.exit(0 if arguments else 2)
     verb, *rest = arguments
     if verb not in VERBS:
-        print(f"fedlag: there is no verb {verb!r}\n\n{_usage()}", file=sys.stderr)
+        sys.stderr.write(f"fedlag: there is no verb {verb!r}\n\n{_usage()}")
         sys.exit(2)
     sys.exit(_run(verb, rest))
 
@@ -43,11 +43,11 @@ def _run(verb: str, arguments: list[str]) -> int:
         try:
             commands = importlib.import_module(room)
         except ModuleNotFoundError as error:
-            print(f"fedlag {verb}: {error.name} is not installed; see docs/install.md for each role", file=sys.stderr)
+            sys.stderr.write(f"fedlag {verb}: {error.name} is not installed; docs/install.md says what each role needs\n")
             return 2
         commands.main(arguments)
     except FedlagError as error:
-        print(f"fedlag {verb}: {error}", file=sys.stderr)
+        sys.stderr.write(f"fedlag {verb}: {error}\n")
         if os.environ.get("FEDLAG_TRACEBACK"):
             traceback.print_exc()
         return error.exit_code

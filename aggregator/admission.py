@@ -18,9 +18,10 @@ __all__ = ["check_summary", "max_summary_bytes", "summary_width"]
 def summary_width(layer: LayerSpec, plan: RoundPlan) -> int:
     """Return how many values a device sends of this layer's update in this round; 0 for its norm alone."""
     width = plan.sketch_width
-    if layer.name in plan.personal_layers:
+    is_personal = layer.name in plan.personal_layers
+    if is_personal:
         width = personal_width(layer.num_params, width) if plan.sketch_personal else 0
-    return CountSketch(plan.sketch_seed, layer.name, layer.num_params, width).num_values if width else 0
+    return CountSketch(plan.sketch_seed, layer.name, layer.num_params, width, is_personal).num_values if width else 0
 
 
 def max_summary_bytes(manifest: ModelManifest, sketch_width: int) -> int:

@@ -10,6 +10,7 @@ from aggregator.admission import summary_width
 from aggregator.evidence import Decision, Evidence, measure_conflicts
 from aggregator.round import Round
 from aggregator.round_report import DeviceRound, RoundReport
+from aggregator.swap_selection import judge_swap
 from wire.manifest import ModelManifest
 from wire.messages import RoundPlan, Summary
 
@@ -44,7 +45,8 @@ def report_round(
     """Return what is kept of a round that closes now."""
     plan = round_.plan
     conflicts = measure_conflicts(evidence)
-    gains = evidence.swap_gains
+    judged = {name: judge_swap(gains) for name, gains in evidence.swap_gains.items()}
+    tests = {name: test for name, test in judged.items() if test is not None}
     return RoundReport(
         epoch=plan.epoch,
         round_number=plan.round_number,
@@ -54,10 +56,8 @@ def report_round(
         reasons=decision.reasons,
         conflict_scores={name: conflict.conflict_score for name, conflict in conflicts.items()},
         mean_cosines={name: conflict.mean_cosine for name, conflict in conflicts.items()},
-        swap_gains={name: float(values.mean()) for name, values in gains.items()},
-        swap_errors={
-            name: float(values.std(ddof=1) / np.sqrt(values.size)) for name, values in gains.items() if values.size > 1
-        },
+        swap_gains={name: test.mean for name, test in tests.items()},
+        swap_errors={name: test.standard_error for name, test in tests.items()},
         counted={name: _figures(summary) for name, summary in round_.stored.items()},
         refused=dict(round_.refused),
         dropouts=round_.dropouts,

@@ -121,11 +121,12 @@ def summarize_update(plan: RoundPlan, layer: LayerSpec, update: np.ndarray) -> L
     """
     norm = float(np.linalg.norm(update.astype(np.float64)))
     width = plan.sketch_width
-    if layer.name in plan.personal_layers:
+    is_personal = layer.name in plan.personal_layers
+    if is_personal:
         width = personal_width(layer.num_params, plan.sketch_width) if plan.sketch_personal else 0
     if width == 0:
         return LayerSummary(norm)
-    sketch = CountSketch(plan.sketch_seed, layer.name, layer.num_params, width).summarize(update)
+    sketch = CountSketch(plan.sketch_seed, layer.name, layer.num_params, width, is_personal).summarize(update)
     return LayerSummary(norm, sketch.astype("<f4").tobytes())
 
 
