@@ -147,7 +147,7 @@ def make_environment() -> None:
     STAMP.write_text("{}")
     with step(f"Installing torch {pinned('torch')} (CPU, about 200 MB)"):
         install_torch(pinned("torch"))
-    with step("Installing the pinned dependencies (about 450 MB)"):
+    with step("Installing the pinned dependencies (about 220 MB)"):
         install("--no-deps", "--requirement", str(PINS))
     with step("Installing fedlag-edge itself"):
         install("--no-deps", "--no-build-isolation", "--editable", str(ROOT))
