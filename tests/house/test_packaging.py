@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
+from packaging.utils import NormalizedName, canonicalize_name
 
 UNUSED_CODE = {"seglearn"}  # its data file is read; what its code imports is not installed
 
 
-def pins(root: Path) -> dict[str, Requirement]:
+def pins(root: Path) -> dict[NormalizedName, Requirement]:
     lines = (line.partition("#")[0].strip() for line in (root / "requirements.txt").read_text().splitlines())
     requirements = [Requirement(line) for line in lines if line]
     return {canonicalize_name(requirement.name): requirement for requirement in requirements}
