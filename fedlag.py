@@ -43,7 +43,9 @@ def _run(verb: str, arguments: list[str]) -> int:
         try:
             commands = importlib.import_module(room)
         except ModuleNotFoundError as error:
-            sys.stderr.write(f"fedlag {verb}: {error.name} is not installed; docs/install.md says what each role needs\n")
+            sys.stderr.write(
+                f"fedlag {verb}: {error.name} is not installed; docs/install.md says what each role needs\n"
+            )
             return 2
         commands.main(arguments)
     except FedlagError as error:

@@ -40,7 +40,12 @@ def count_evidence(plan: RoundPlan, manifest: ModelManifest, counted: Mapping[st
 
 
 def report_round(
-    round_: Round, evidence: Evidence, decision: Decision, runtimes: dict[str, str], now_s: float
+    round_: Round,
+    evidence: Evidence,
+    decision: Decision,
+    runtimes: dict[str, str],
+    refused_messages: Mapping[str, int],
+    now_s: float,
 ) -> RoundReport:
     """Return what is kept of a round that closes now."""
     plan = round_.plan
@@ -60,6 +65,7 @@ def report_round(
         swap_errors={name: test.standard_error for name, test in tests.items()},
         counted={name: _figures(summary) for name, summary in round_.stored.items()},
         refused=dict(round_.refused),
+        refused_messages=dict(refused_messages),
         dropouts=round_.dropouts,
         runtimes=runtimes,
         duration_s=now_s - round_.opened_s,

@@ -10,7 +10,7 @@ from msgspec import Meta
 from aggregator.evidence import Decision, Evidence, FixedState, LayerSelector, SelectorState
 from wire.errors import ConfigError
 
-__all__ = ["FedAvg", "FedPer", "Local"]
+__all__ = ["FedAvg", "FedPer", "FixedSelector", "Local"]
 
 
 class FixedSelector(LayerSelector, frozen=True, kw_only=True):

@@ -103,8 +103,13 @@ class Fleet:
 
     @property
     def reachable(self) -> frozenset[str]:
-        """Devices that are there and can take part, or are training."""
-        return frozenset(name for name, status in self._devices.items() if status.state in ("ready", "training"))
+        """Devices that are there, can take part or are training, and know the codec of this fleet's uploads."""
+        codec = self.state.plan.training.upload_codec
+        return frozenset(
+            name
+            for name, status in self._devices.items()
+            if status.state in ("ready", "training") and codec in status.codecs
+        )
 
     @property
     def num_devices(self) -> int:
@@ -171,7 +176,7 @@ class Fleet:
             selector_state, decision = self.state.selector_state, self.state.decision
         else:
             selector_state, decision = self._selector.decide(self.state.selector_state, evidence)
-        report = report_round(round_, evidence, decision, runtimes, now_s)
+        report = report_round(round_, evidence, decision, runtimes, self.refused, now_s)
         layers = {**self.state.layers, **digests}
         plan = build_plan(
             self._config,

@@ -36,7 +36,8 @@ class RoundReport(Message, frozen=True, kw_only=True):
         swap_gains: Candidate -> mean gain over the devices that tested.
         swap_errors: Candidate -> standard error of that mean.
         counted: Device -> its summary's figures.
-        refused: Device -> reason.
+        refused: Device -> why its upload was refused.
+        refused_messages: Reason -> how many messages were refused for it since the aggregator's start.
         dropouts: Invited devices that never answered.
         runtimes: Device -> the runtime it trained on.
         duration_s: From the invitations to the close.
@@ -54,6 +55,7 @@ class RoundReport(Message, frozen=True, kw_only=True):
     swap_errors: dict[LayerName, float]
     counted: dict[DeviceId, DeviceRound]
     refused: dict[DeviceId, str]
+    refused_messages: dict[str, int]
     dropouts: tuple[DeviceId, ...]
     runtimes: dict[DeviceId, str]
     duration_s: float

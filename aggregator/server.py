@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable
 
 from aggregator.averaging import weighted_average
@@ -75,7 +74,6 @@ class Server:
         self._log: RoundLog | None = None
         self._finished = asyncio.Event()
         self._one_at_a_time = asyncio.Lock()
-        self.refused: Counter[str] = Counter()
 
     @property
     def num_devices(self) -> int:
@@ -129,7 +127,7 @@ class Server:
             if message is not None:
                 await self._perform(self._fleet.handle(address, message, time.monotonic()))
         except WireError as error:
-            self.refused[error.reason] += 1
+            self._fleet.refused[error.reason] += 1
             log.warning("refused a message on %s: %s", event.topic[:200], error)
 
     async def _let_time_pass(self) -> None:

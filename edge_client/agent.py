@@ -104,6 +104,9 @@ class Agent:
         except* FedlagError as errors:
             raise errors.exceptions[0] from None
         finally:
+            if self.refused or self._link.num_dropped:
+                refused = ", ".join(f"{count} {reason}" for reason, count in self.refused.most_common()) or "none"
+                log.warning("%s refused: %s; not sent: %d", device_id, refused, self._link.num_dropped)
             self._store.save_traffic(self._count_traffic())
             await self._link.close(self._lost())
 

@@ -17,7 +17,16 @@ from edge_client.upload import UploadConversation
 from wire.codec import plan_digest
 from wire.errors import WireError
 from wire.manifest import ModelManifest, decode_manifest
-from wire.messages import Acknowledgement, DeviceStatus, Invitation, Message, Part, RoundPlan, ServerStatus
+from wire.messages import (
+    PROTOCOL_VERSION,
+    Acknowledgement,
+    DeviceStatus,
+    Invitation,
+    Message,
+    Part,
+    RoundPlan,
+    ServerStatus,
+)
 from wire.tensors import decode_layer, max_encoded_bytes
 from wire.topics import MODEL, PROGRAM, STATUS, Address, Envelope
 
@@ -234,6 +243,8 @@ class Session:
         if status.state != "online" or status.session <= self._server_session:
             return []
         self._server_session = status.session
+        if PROTOCOL_VERSION not in status.protocols:
+            return self.give_up(f"the aggregator speaks protocol {status.protocols}, this device {PROTOCOL_VERSION}")
         return [*self._upload.announce(now_s)] if self._upload else []
 
     def _go_on(self, now_s: float) -> list[Effect]:

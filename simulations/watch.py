@@ -199,7 +199,14 @@ def save_device_data(data: DeviceData, path: Path) -> None:
     Raises:
         StoreError: If the disk refuses.
     """
-    arrays = {f"{axis}_{split}": getattr(data, f"{axis}_{split}") for split in SHARES for axis in "xy"}
+    arrays = {
+        "x_train": data.x_train,
+        "y_train": data.y_train,
+        "x_validation": data.x_validation,
+        "y_validation": data.y_validation,
+        "x_test": data.x_test,
+        "y_test": data.y_test,
+    }
     try:
         with path.open("wb") as file:
             np.savez(file, allow_pickle=False, **arrays)
