@@ -12,7 +12,7 @@ from simulations.demo import OnRound, run_demo
 
 __all__ = ["CANDIDATES", "choose_learning_rates"]
 
-CANDIDATES = (0.005, 0.015, 0.045, 0.135)
+CANDIDATES = (0.015, 0.045, 0.135)
 
 
 def choose_learning_rates(
