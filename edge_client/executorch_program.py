@@ -8,7 +8,6 @@ loss is a mean over examples, so the weighted mean of the pieces' gradients is t
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -86,17 +85,7 @@ class ExecutorchProgram:
             self._run("train.pte", self._train, [*tensors, _tensor(inputs[rows]), _tensor(targets[rows])])
             for rows in self._pieces(len(inputs))
         ]
-        if len(pieces) == 1:
-            loss, logits, *gradients = pieces[0]
-        else:
-            shares = [np.float32(len(piece[1]) / len(inputs)) for piece in pieces]
-            loss, *gradients = (
-                np.sum(
-                    [share * piece[i] for share, piece in zip(shares, pieces, strict=True)], axis=0, dtype=np.float32
-                )
-                for i in (0, *range(2, len(pieces[0])))
-            )
-            logits = np.concatenate([piece[1] for piece in pieces])
+        loss, logits, *gradients = pieces[0] if len(pieces) == 1 else _join(pieces, len(inputs))
         return TrainStep(float(loss), logits, dict(zip(self._names, gradients, strict=True)))
 
     def predict(self, params: Params, inputs: np.ndarray) -> np.ndarray:
@@ -152,6 +141,18 @@ def load_executorch_program(folder: Path, manifest: ModelManifest) -> Executorch
         except RuntimeError as error:
             raise ProgramError(f"ExecuTorch cannot load {folder / name}: {error}") from error
     return ExecutorchProgram(manifest, *files)
+
+
+def _join(pieces: list[list[np.ndarray]], num_examples: int) -> list[np.ndarray]:
+    """Return loss, logits and gradients of the whole batch: means weighted by the pieces' sizes."""
+    shares = [np.float32(len(piece[1]) / num_examples) for piece in pieces]
+    joined: list[np.ndarray] = []
+    for position, values in enumerate(zip(*pieces, strict=True)):
+        if position == 1:
+            joined.append(np.concatenate(values))
+        else:
+            joined.append(np.sum([share * part for share, part in zip(shares, values, strict=True)], axis=0))
+    return joined
 
 
 def _import_runtime() -> Callable[[bytes], Any]:

@@ -11,23 +11,20 @@ as inputs, so a program holds no weights: one export serves every device, every 
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch.export import ExportedProgram
 from torch.export.experimental import _export_forward_backward
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from export.culprit import refuse_random_operators
 from export.models import TrainableModel
 from export.simplification import restore_threshold_backward
+from wire.errors import ExportError
 
-__all__ = ["LARGEST_BATCH", "Rewrites", "predict_graph", "train_graph"]
-
-Rewrites = dict[Any, Callable[..., Any]]
-"""torch operator -> the same function in operators that a runtime has, and has right and fast."""
+__all__ = ["LARGEST_BATCH", "trace_prediction", "trace_training"]
 
 LARGEST_BATCH = 64
 """The batch for which ExecuTorch plans memory; a greater one runs in pieces."""
@@ -101,41 +98,40 @@ class JointGraph(torch.nn.Module):
         return tuple(self._graph(*(next(inputs) if held is None else held for held in self._constants)))
 
 
-def train_graph(model: TrainableModel, rewrites: Rewrites) -> ExportedProgram:
-    """Return ``train(*parameters, x, y) -> (loss, logits, *gradients)``.
+def trace_training(model: TrainableModel) -> ExportedProgram:
+    """Return ``train(*parameters, x, y) -> (loss, logits, *gradients)`` in torch's operators.
 
     Args:
-        model: The model.
-        rewrites: Applied after forward and backward are joined.
+        model: A model that ``check_model`` accepts.
 
     Returns:
-        A graph of pure functions; the batch is dynamic, in ``[1, LARGEST_BATCH]``.
+        A pure function; its batch may have any size in ``[1, LARGEST_BATCH]``.
+
+    Raises:
+        ExportError: If torch cannot trace it, or an operator is random.
     """
     params, x, y = _examples(model)
-    for values in params:
-        values.requires_grad_()
     with _tracing():
         batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
         shapes = ([None] * len(params), {0: batch}, {0: batch})
+        for values in params:
+            values.requires_grad_()
         program = torch.export.export(TrainStep(model), (params, x, y), dynamic_shapes=shapes, strict=False)
+        refuse_random_operators(model, program)
         program = _export_forward_backward(program)
         restore_threshold_backward(program.graph)
         program.graph_module.recompile()
-        joint = JointGraph(program)
-        for values in params:
-            values.requires_grad_(requires_grad=False)
-        return torch.export.export(joint, (params, x, y), dynamic_shapes=shapes, strict=False).run_decompositions(
-            rewrites
-        )
+        params = [values.detach() for values in params]
+        return torch.export.export(JointGraph(program), (params, x, y), dynamic_shapes=shapes, strict=False)
 
 
-def predict_graph(model: TrainableModel, rewrites: Rewrites) -> ExportedProgram:
-    """Return ``predict(*parameters, x) -> (logits,)``, otherwise as ``train_graph``."""
+def trace_prediction(model: TrainableModel) -> ExportedProgram:
+    """Return ``predict(*parameters, x) -> (logits,)`` in torch's operators, otherwise as ``trace_training``."""
     params, x, _ = _examples(model)
     with _tracing():
         shapes = ([None] * len(params), {0: torch.export.Dim("batch", min=1, max=LARGEST_BATCH)})
         program = torch.export.export(Predict(model), (params, x), dynamic_shapes=shapes, strict=False)
-        return program.run_decompositions().run_decompositions(rewrites)
+        return program.run_decompositions()
 
 
 def _functional(model: TrainableModel) -> Callable[[list[torch.Tensor], torch.Tensor], torch.Tensor]:
@@ -158,7 +154,10 @@ def _examples(model: TrainableModel) -> tuple[list[torch.Tensor], torch.Tensor, 
 
 @contextmanager
 def _tracing() -> Iterator[None]:
-    """Attention in plain operators, and without torch's warnings about its own future."""
-    with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH):
-        warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*", category=FutureWarning)
-        yield
+    """Attention in plain operators; what torch cannot trace is refused in one line."""
+    with sdpa_kernel(SDPBackend.MATH):
+        try:
+            yield
+        except (RuntimeError, TypeError, ValueError, torch._dynamo.exc.TorchDynamoException) as error:  # noqa: SLF001
+            reason = str(error).strip().splitlines()[0]
+            raise ExportError(f"torch cannot trace the model with a batch of any size: {reason}") from error

@@ -18,17 +18,12 @@ from pathlib import Path
 import safetensors.numpy
 import torch
 
-from edge_client.executorch_program import load_executorch_program
-from edge_client.onnx_program import load_onnx_program
-from edge_client.program_check import LOGITS, LOSS, gradient_name
-from export import rewrites
-from export.joint_graph import predict_graph, train_graph
 from export.model_check import check_model
 from export.models import TrainableModel, load_model
-from export.program_files import executorch_file, onnx_file
-from export.verify import Verification, verify_program
+from export.program_files import program_files
+from export.verify import Verification, verify_files
 from wire.errors import StoreError
-from wire.manifest import LayerSpec, ModelManifest, ProgramFile, encode_manifest
+from wire.manifest import ModelManifest, ProgramFile, encode_manifest
 
 __all__ = ["INITIAL_VALUES", "MANIFEST", "ExportReport", "export_model", "export_program", "write_initial_values"]
 
@@ -82,7 +77,7 @@ def export_program(model: TrainableModel, name: str, folder: Path) -> ExportRepo
         StoreError: If the folder cannot be written.
     """
     layers = check_model(model)
-    files = _program_files(model, layers)
+    files = program_files(model)
     manifest = ModelManifest(
         model=name,
         layers=layers,
@@ -98,8 +93,7 @@ def export_program(model: TrainableModel, name: str, folder: Path) -> ExportRepo
             made.mkdir()
             for file, data in files.items():
                 (made / file).write_bytes(data)
-            programs = (load_onnx_program(made, manifest), load_executorch_program(made, manifest))
-            verifications = tuple(verify_program(model, program) for program in programs)
+            verifications = verify_files(model, manifest, made)
             (made / MANIFEST).write_bytes(encode_manifest(manifest))
             _move(made, folder)
     except OSError as error:
@@ -129,18 +123,6 @@ def write_initial_values(name: str, seed: int, path: Path) -> None:
         unfinished.replace(path)
     except OSError as error:
         raise StoreError(f"cannot write initial values to {path}: {error.strerror}") from error
-
-
-def _program_files(model: TrainableModel, layers: tuple[LayerSpec, ...]) -> dict[str, bytes]:
-    """Return the four files' bytes."""
-    names = [parameter.name for layer in layers for parameter in layer.parameters]
-    outputs = [LOSS, LOGITS, *(gradient_name(name) for name in names)]
-    return {
-        "train.onnx": onnx_file(train_graph(model, rewrites.ONNX), [*names, "x", "y"], outputs),
-        "predict.onnx": onnx_file(predict_graph(model, rewrites.ONNX), [*names, "x"], [LOGITS]),
-        "train.pte": executorch_file(train_graph(model, rewrites.EXECUTORCH)),
-        "predict.pte": executorch_file(predict_graph(model, rewrites.EXECUTORCH)),
-    }
 
 
 def _move(made: Path, folder: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from types import NotImplementedType
 
 import torch
 
@@ -27,7 +28,7 @@ def max_pool(
     padding: Sequence[int] = (0, 0),
     dilation: Sequence[int] = (1, 1),
     ceil_mode: bool = False,
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor] | NotImplementedType:
     """Return ``aten.max_pool2d_with_indices`` without indices, where windows do not overlap; else leave it."""
     kernel = _pair(kernel_size)
     if not _is_tiling(x, kernel, stride, padding, dilation, ceil_mode):
@@ -46,7 +47,7 @@ def max_pool_backward(
     ceil_mode: bool,
     indices: torch.Tensor,
     *,
-    mask: Mask,
+    is_greatest: Mask,
 ) -> torch.Tensor:
     """Return ``aten.max_pool2d_with_indices_backward``: each gradient goes to its window's first greatest value.
 
@@ -59,8 +60,8 @@ def max_pool_backward(
         return spread.scatter_add(1, indices.reshape(flat.shape), flat).reshape(x.shape)
     columns = _taps(x, kernel[1], 3)
     across = _greatest(columns)
-    spread = _to_first_greatest(gradient, _taps(across, kernel[0], 2), across.shape[2], 2, mask)
-    return _to_first_greatest(spread, columns, x.shape[3], 3, mask)
+    spread = _to_first_greatest(gradient, _taps(across, kernel[0], 2), across.shape[2], 2, is_greatest)
+    return _to_first_greatest(spread, columns, x.shape[3], 3, is_greatest)
 
 
 def _pair(sizes: Sequence[int]) -> tuple[int, int]:
@@ -92,13 +93,15 @@ def _greatest(taps: list[torch.Tensor]) -> torch.Tensor:
     return functools.reduce(torch.maximum, taps)
 
 
-def _to_first_greatest(gradient: torch.Tensor, taps: list[torch.Tensor], length: int, dim: int, mask: Mask) -> torch.Tensor:
+def _to_first_greatest(
+    gradient: torch.Tensor, taps: list[torch.Tensor], length: int, dim: int, is_greatest: Mask
+) -> torch.Tensor:
     """Return the gradient at the first greatest value of each window along a dimension, zeros elsewhere."""
     if len(taps) == 1:
         return gradient
     greatest, left, given = _greatest(taps), gradient, []
     for tap in taps[:-1]:
-        share = left * mask(tap, greatest)
+        share = left * is_greatest(tap, greatest)
         given.append(share.unsqueeze(dim + 1))
         left = left - share
     windows = torch.cat([*given, left.unsqueeze(dim + 1)], dim + 1)

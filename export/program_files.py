@@ -4,49 +4,88 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch.export import ExportedProgram
 
+from export import rewrites
+from export.culprit import unsupported_operator
+from export.joint_graph import trace_prediction, trace_training
+from export.models import TrainableModel
 from export.quiet import quiet_exporters
+from wire.errors import ExportError
 
-__all__ = ["executorch_file", "onnx_file"]
+__all__ = ["program_files"]
+
+FileName = Literal["train.onnx", "predict.onnx", "train.pte", "predict.pte"]
 
 BATCH_SYMBOL = re.compile(r"\bs\d+\b")
 """How torch calls the one dimension that it does not know."""
 
 
-def executorch_file(graph: ExportedProgram) -> bytes:
-    """Return the graph as a ``.pte`` file; memory is planned for its largest batch."""
-    with quiet_exporters():
-        from executorch.exir import to_edge  # noqa: PLC0415 - slow and noisy
+def program_files(model: TrainableModel) -> dict[FileName, bytes]:
+    """Return the program's files by name, for every runtime.
 
-        file: bytes = to_edge(graph).to_executorch().buffer
-        return file
+    The names of inputs and outputs are those that ``edge_client.program_check`` expects; verification would find a difference.
 
+    Args:
+        model: A model that ``check_model`` accepts.
 
-def onnx_file(graph: ExportedProgram, inputs: Sequence[str], outputs: Sequence[str]) -> bytes:
-    """Return the graph as an ``.onnx`` file, its inputs and outputs under these names, the free dimension as ``batch``.
-
-    What torch notes about the lines of Python that an operator comes from is left out: it would make the bytes differ
-    between machines.
+    Raises:
+        ExportError: If torch cannot trace the model, or a runtime lacks an operator; with its module.
     """
+    names = [name for name, _ in model.module.named_parameters()]
+    outputs = ["loss", "logits", *(f"gradient.{name}" for name in names)]
     with quiet_exporters():
-        program = torch.onnx.export(graph, input_names=inputs, output_names=outputs, verbose=False)
-        import onnx_ir  # noqa: PLC0415 - slow
+        training, prediction = trace_training(model), trace_prediction(model)
+        return {
+            "train.onnx": _onnx_file(model, training, [*names, "x", "y"], outputs),
+            "predict.onnx": _onnx_file(model, prediction, [*names, "x"], ["logits"]),
+            "train.pte": _executorch_file(model, training),
+            "predict.pte": _executorch_file(model, prediction),
+        }
 
-        model = program.model
-        model.metadata_props.clear()
-        model.graph.metadata_props.clear()
-        for node in model.graph:
-            node.metadata_props.clear()
-            for value in node.outputs:
-                _name_batch(value)
-        for value in model.graph.inputs:
-            _name_batch(value)
-        file: bytes = onnx_ir.serde.serialize_model(model).SerializeToString(deterministic=True)
-        return file
+
+def _executorch_file(model: TrainableModel, program: ExportedProgram) -> bytes:
+    """Return the program as a ``.pte`` file; memory is planned for its largest batch."""
+    from executorch.exir import to_edge  # noqa: PLC0415 - slow and noisy
+    from executorch.runtime import Runtime  # noqa: PLC0415 - the same
+
+    program = rewrites.for_executorch(program)
+    try:
+        exported = to_edge(program).to_executorch()
+    except Exception as error:  # its passes raise whatever they meet
+        raise unsupported_operator(model, program, "ExecuTorch", str(error)) from error
+    kernels = Runtime.get().operator_registry.operator_names
+    for operator in exported.executorch_program.execution_plan[0].operators:
+        if f"{operator.name}.{operator.overload}".rstrip(".") not in kernels:
+            raise unsupported_operator(model, program, "ExecuTorch", operator.name)
+    return bytes(exported.buffer)
+
+
+def _onnx_file(model: TrainableModel, program: ExportedProgram, inputs: Sequence[str], outputs: Sequence[str]) -> bytes:
+    """Return the program as an ``.onnx`` file, its inputs and outputs under these names, the free dimension as ``batch``.
+
+    What torch notes about the lines of Python that an operator comes from is left out: the bytes would differ between
+    machines.
+    """
+    import onnx_ir  # noqa: PLC0415 - slow
+
+    program = rewrites.for_onnx(program)
+    try:
+        exported = torch.onnx.export(program, input_names=inputs, output_names=outputs, verbose=False)
+    except torch.onnx.errors.OnnxExporterError as error:
+        raise unsupported_operator(model, program, "ONNX Runtime", f"{error} {error.__cause__}") from error
+    if exported is None:
+        raise ExportError("torch gave no ONNX program")
+    graph = exported.model.graph
+    for noted in (exported.model, graph, *graph):
+        noted.metadata_props.clear()
+    for value in (*graph.inputs, *(output for node in graph for output in node.outputs)):
+        _name_batch(value)
+    file: bytes = onnx_ir.serde.serialize_model(exported.model).SerializeToString(deterministic=True)
+    return file
 
 
 def _name_batch(value: Any) -> None:

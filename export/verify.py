@@ -8,16 +8,20 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from edge_client.executorch_program import load_executorch_program
+from edge_client.onnx_program import load_onnx_program
 from edge_client.program import TrainingProgram, TrainStep
 from export.joint_graph import LARGEST_BATCH
 from export.models import TrainableModel
-from wire.errors import ExportError
+from wire.errors import ExportError, ManifestError, ProgramError
+from wire.manifest import ModelManifest
 
-__all__ = ["TOLERANCE", "Verification", "verify_program"]
+__all__ = ["TOLERANCE", "Verification", "verify_files", "verify_program"]
 
 TOLERANCE = 1e-4
 """The greatest relative error of a layer's gradient, of the logits and of the loss."""
@@ -46,6 +50,24 @@ class Verification:
     runtime: str
     errors: dict[str, float]
     output_error: float
+
+
+def verify_files(model: TrainableModel, manifest: ModelManifest, folder: Path) -> tuple[Verification, ...]:
+    """Load the program's files as a device does, and return how far each runtime is from autograd.
+
+    Args:
+        model: The model in torch.
+        manifest: The program's manifest.
+        folder: Where its files lie.
+
+    Raises:
+        ExportError: If a runtime cannot load or run its files, or gives something else than autograd.
+    """
+    try:
+        programs = (load_onnx_program(folder, manifest), load_executorch_program(folder, manifest))
+        return tuple(verify_program(model, program) for program in programs)
+    except (ManifestError, ProgramError) as error:
+        raise ExportError(f"the exported program does not run: {error}") from error
 
 
 def verify_program(model: TrainableModel, program: TrainingProgram) -> Verification:
@@ -86,13 +108,12 @@ def verify_program(model: TrainableModel, program: TrainingProgram) -> Verificat
 
 
 def _batches(model: TrainableModel, generator: np.random.Generator) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield batches of every size, and more while a class has not been among the targets."""
+    """Yield batches of every size, and more until every class has been among the targets."""
     classes = itertools.cycle(generator.permutation(model.num_classes).tolist())
-    remaining = model.num_classes
-    for size in itertools.chain(BATCH_SIZES, itertools.repeat(LARGEST_BATCH, model.num_classes // LARGEST_BATCH)):
+    more = -(-max(model.num_classes - sum(BATCH_SIZES), 0) // LARGEST_BATCH)
+    for size in (*BATCH_SIZES, *(LARGEST_BATCH,) * more):
         inputs = generator.normal(size=(size, *model.input_shape)).astype(np.float32)
         yield inputs, np.array(list(itertools.islice(classes, size)), dtype=np.int64)
-        remaining -= size
 
 
 def _autograd(

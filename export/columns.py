@@ -1,0 +1,121 @@
+"""Columns: what each tap of a kernel sees of a tensor, side by side, so that a convolution is a matrix product."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+__all__ = ["Window", "gather_columns", "make_window", "pad_for_input", "pad_symmetrically", "spread_by_stride"]
+
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class Window:
+    """How a kernel moves over the spatial dimensions, one or two of them.
+
+    Args:
+        kernel: Number of taps along each dimension.
+        stride: Input positions from one output to the next.
+        padding: Zeros before and after the input.
+        dilation: Input positions from one tap to the next.
+    """
+
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+
+    def offsets(self) -> list[tuple[int, ...]]:
+        """Return where each tap begins in the padded input, in the order of the kernel's values."""
+        spans = (range(0, taps * step, step) for taps, step in zip(self.kernel, self.dilation, strict=True))
+        return list(itertools.product(*spans))
+
+    def output_size(self, size: Sequence[int]) -> tuple[int, ...]:
+        """Return the number of outputs along each dimension for an input of this size."""
+        reaches = [step * (taps - 1) + 1 for taps, step in zip(self.kernel, self.dilation, strict=True)]
+        return tuple(
+            (length + 2 * pad - reach) // stride + 1
+            for length, pad, reach, stride in zip(size, self.padding, reaches, self.stride, strict=True)
+        )
+
+
+def make_window(
+    kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]
+) -> Window:
+    """Return the kernel's movement; torch may give one number for all dimensions."""
+    stride, padding, dilation = (tuple(given) * (len(kernel) // len(given)) for given in (stride, padding, dilation))
+    return Window(tuple(kernel), stride, padding, dilation)
+
+
+def gather_columns(
+    x: torch.Tensor,
+    offsets: Sequence[tuple[int, ...]],
+    size: Sequence[int],
+    stride: Sequence[int],
+) -> torch.Tensor:
+    """Return one strided copy of x for each offset, as a new dimension after the channels.
+
+    Args:
+        x: Shape ``(batch, channels, *others, *spatial)``.
+        offsets: Where each tap begins along the spatial dimensions.
+        size: Number of positions that each tap takes.
+        stride: Steps between them.
+
+    Returns:
+        Shape ``(batch, channels, taps, *others, *size)``.
+    """
+    first = x.dim() - len(size)
+    taps = []
+    for offset in offsets:
+        tap = x
+        for dim, (start, length, step) in enumerate(zip(offset, size, stride, strict=True), start=first):
+            end = start + step * (length - 1) + 1
+            if (start, end) != (0, x.shape[dim]) or step != 1:
+                tap = aten.slice(tap, dim, start, end, step)
+        taps.append(tap.unsqueeze(2))
+    return torch.cat(taps, 2) if len(taps) > 1 else taps[0]
+
+
+def pad_symmetrically(x: torch.Tensor, padding: Sequence[int]) -> torch.Tensor:
+    """Return x with this many zeros before and after each of the last dimensions."""
+    return _pad(x, [pad for pad in reversed(padding) for _ in range(2)])
+
+
+def spread_by_stride(gradient: torch.Tensor, stride: Sequence[int]) -> torch.Tensor:
+    """Return the gradient with ``stride - 1`` zeros after each position, its first two dimensions as they are."""
+    if all(step == 1 for step in stride):
+        return gradient
+    channels, lengths = gradient.shape[1], gradient.shape[2:]
+    apart = gradient.reshape(-1, channels, *(size for length in lengths for size in (length, 1)))
+    apart = _pad(apart, [pad for step in reversed(stride) for pad in (0, step - 1, 0, 0)])
+    return apart.reshape(-1, channels, *(length * step for length, step in zip(lengths, stride, strict=True)))
+
+
+def pad_for_input(spread: torch.Tensor, size: Sequence[int], window: Window) -> tuple[torch.Tensor, tuple[int, ...]]:
+    """Return the spread gradient, padded so that every tap finds every input position, and where the first tap begins.
+
+    Args:
+        spread: From ``spread_by_stride``.
+        size: The input's spatial size.
+        window: The kernel's movement over the input.
+    """
+    padding: list[int] = []
+    starts: list[int] = []
+    for given, length, taps, pad, step in zip(
+        spread.shape[2:], size, window.kernel, window.padding, window.dilation, strict=True
+    ):
+        reach = step * (taps - 1)
+        left, start = max(reach - pad, 0), max(pad - reach, 0)
+        padding = [left, max(start + length + reach - left - given, 0), *padding]
+        starts.append(start)
+    return _pad(spread, padding), tuple(starts)
+
+
+def _pad(x: torch.Tensor, padding: list[int]) -> torch.Tensor:
+    """Return x with zeros around it, or x itself if none are asked for."""
+    padded: torch.Tensor = aten.constant_pad_nd(x, padding) if any(padding) else x
+    return padded
