@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import tempfile
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -20,17 +21,18 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def run(
-    port: Annotated[int, typer.Option(help="TCP port on 127.0.0.1; 0 takes a free one.")] = 1883,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="TCP port on 127.0.0.1; 0 takes a free one.")] = 1883,
     folder: Annotated[Path | None, typer.Option(help="Where its configuration is written.")] = None,
 ) -> None:
     """Run the embedded MQTT broker for this machine, until Ctrl+C. It listens on 127.0.0.1 alone."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM ends it as Ctrl+C does
     with tempfile.TemporaryDirectory(prefix="fedlag-broker-") as scratch:
         broker = EmbeddedBroker(folder or Path(scratch), port)
-        broker.start()
-        Console().print(f"The broker listens on {broker.host}:{broker.port}; Ctrl+C ends it.")
         try:
+            broker.start()
+            Console().print(f"The broker listens on {broker.host}:{broker.port}; Ctrl+C ends it.")
             while broker.is_running:
-                signal.sigtimedwait({signal.SIGTERM}, 1.0)
+                time.sleep(0.5)
             raise BrokerError("the embedded broker ended by itself; see its messages above")
         except KeyboardInterrupt:
             pass

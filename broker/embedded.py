@@ -13,12 +13,15 @@ from string import Template
 
 import iotcore
 
+from wire.durable import storage_error
 from wire.errors import BrokerError
+from wire.topics import ROUTES
 
 __all__ = ["EmbeddedBroker", "free_port"]
 
 LOOPBACK = "127.0.0.1"
 START_TIMEOUT_S = 30.0
+LARGEST_PACKET = max(route.max_bytes for route in ROUTES) + 64 * 1024
 
 CONFIGURATION = Template("""\
 id = 0
@@ -37,7 +40,7 @@ next_connection_delay_ms = 1
 
 [v5.1.connections]
 connection_timeout_ms = 60000
-max_payload_size = 2097152
+max_payload_size = $largest
 max_inflight_count = 100
 dynamic_filters = true
 """)
@@ -70,10 +73,14 @@ class EmbeddedBroker:
 
         Raises:
             BrokerError: If the port is taken, or the child does not come up.
+            StoreError: If the configuration cannot be written.
         """
         path = self._folder / "broker.toml"
-        self._folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(CONFIGURATION.substitute(host=self.host, port=self.port))
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            path.write_text(CONFIGURATION.substitute(host=self.host, port=self.port, largest=LARGEST_PACKET))
+        except OSError as error:
+            raise storage_error(path, error) from error
         child = iotcore.Broker(config_path=str(path))
         try:
             child.start(timeout=START_TIMEOUT_S)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import msgspec
-from msgspec import Meta
 
+from wire.messages import DeviceId
 from wire.mqtt import BrokerAddress
 
 __all__ = ["EdgeConfig"]
@@ -26,8 +26,8 @@ class EdgeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         broker: Where the broker is.
     """
 
-    fleet: Annotated[str, Meta(pattern="^[a-z0-9-]{1,64}$")]
-    device_id: Annotated[str, Meta(pattern="^[a-z0-9-]{1,64}$")]
+    fleet: DeviceId
+    device_id: DeviceId
     data: Path
     folder: Path
     runtime: Literal["onnx", "executorch"] = "onnx"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +13,10 @@ from wire.errors import DataError
 from wire.manifest import ModelManifest
 
 __all__ = ["Dataset", "Split", "load_dataset"]
+
+SPLITS = ("train", "validation", "test")
+BROKEN = (OSError, ValueError, TypeError, EOFError, MemoryError, NotImplementedError, zipfile.BadZipFile, zlib.error)
+"""What NumPy raises for a file that is not what it should be; a single array, as ``numpy.save`` writes, is a TypeError."""
 
 
 class Split(NamedTuple):
@@ -42,11 +47,12 @@ def load_dataset(path: Path, manifest: ModelManifest) -> Dataset:
     """
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            splits = {name: _split(path, arrays, name, manifest) for name in ("train", "validation", "test")}
+            splits = {name: _split(path, arrays, name, manifest) for name in SPLITS}
     except FileNotFoundError as error:
         raise DataError(f"no data file at {path}; name an .npz file as `data` in the device's configuration") from error
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} is not an .npz file of plain arrays ({error}); write it with numpy.savez") from error
+    except BROKEN as error:
+        why = str(error).partition("\n")[0]
+        raise DataError(f"{path} is not an .npz file of plain arrays ({why}); write it with numpy.savez") from error
     train, validation = splits["train"], splits["validation"]
     if train is None or validation is None:
         raise DataError(f"{path} needs x_train, y_train, x_validation and y_validation")
@@ -56,10 +62,13 @@ def load_dataset(path: Path, manifest: ModelManifest) -> Dataset:
 def _split(path: Path, arrays: np.lib.npyio.NpzFile, name: str, manifest: ModelManifest) -> Split | None:
     if f"x_{name}" not in arrays or f"y_{name}" not in arrays:
         return None
-    inputs = np.ascontiguousarray(arrays[f"x_{name}"], dtype=np.float32)
-    targets = arrays[f"y_{name}"]
-    shape = (len(targets), *manifest.input_shape)
-    if inputs.shape != shape or targets.ndim != 1 or len(targets) == 0:
+    inputs, targets = arrays[f"x_{name}"], arrays[f"y_{name}"]
+    if inputs.dtype.kind not in "fiub":
+        raise DataError(f"{path}: x_{name} holds {inputs.dtype}, expected real numbers")
+    with np.errstate(over="ignore"):  # what float32 cannot hold is refused below
+        inputs = np.ascontiguousarray(inputs, dtype=np.float32)
+    shape = (targets.size, *manifest.input_shape)
+    if inputs.shape != shape or targets.ndim != 1 or targets.size == 0:
         raise DataError(f"{path}: x_{name} has shape {inputs.shape}, model {manifest.model!r} expects {shape}")
     if not np.isfinite(inputs).all():
         raise DataError(f"{path}: x_{name} holds values that are not finite; clean them or leave those examples out")

@@ -15,7 +15,7 @@ import msgspec
 from edge_client.generation import Generation, Traffic
 from wire.digest import content_digest
 from wire.durable import storage_error, write_durably
-from wire.errors import ManifestError
+from wire.errors import ManifestError, StoreError
 from wire.manifest import ModelManifest, decode_manifest
 
 __all__ = ["DeviceStore"]
@@ -96,12 +96,16 @@ class DeviceStore:
             return decode_manifest(data) if content_digest(data) == model_id else None
         except (FileNotFoundError, ManifestError):
             return None
+        except OSError as error:
+            raise _reading_error(self.program_folder(model_id), error) from error
 
     def _load_slot(self, path: Path) -> Generation | None:
         try:
             data = path.read_bytes()
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise _reading_error(path, error) from error
         start = len(MAGIC) + hashlib.sha256().digest_size
         digest, body = data[len(MAGIC) : start], data[start:]
         if not data.startswith(MAGIC) or hashlib.sha256(body).digest() != digest:
@@ -114,16 +118,23 @@ class DeviceStore:
             return None
 
     def _load_session(self) -> _Session:
+        path = self._folder / "session.json"
         try:
-            return msgspec.json.decode((self._folder / "session.json").read_bytes(), type=_Session)
+            return msgspec.json.decode(path.read_bytes(), type=_Session)
         except FileNotFoundError:
             return _Session()
-        except msgspec.DecodeError:
-            log.warning("%s is damaged; counting sessions anew", self._folder / "session.json")
+        except OSError as error:
+            raise _reading_error(path, error) from error
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            log.warning("%s is damaged; counting sessions anew", path)
             return _Session()
 
     def _save_session(self, state: _Session) -> None:
         write_durably(self._folder / "session.json", msgspec.json.encode(state))
+
+
+def _reading_error(path: Path, error: OSError) -> StoreError:
+    return StoreError(f"cannot read {path}: {error.strerror}; check its owner and its disk")
 
 
 def _make_folder(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from wire.errors import StoreError
@@ -19,8 +20,8 @@ def write_durably(path: Path, data: bytes) -> None:
     Raises:
         StoreError: If the disk refuses.
     """
+    temporary = path.with_name(path.name + UNFINISHED)
     try:
-        temporary = path.with_name(path.name + UNFINISHED)
         with temporary.open("wb") as file:
             file.write(data)
             file.flush()
@@ -32,6 +33,8 @@ def write_durably(path: Path, data: bytes) -> None:
         finally:
             os.close(folder)
     except OSError as error:
+        with suppress(OSError):  # a full disk needs the room
+            temporary.unlink(missing_ok=True)
         raise storage_error(path, error) from error
 
 

@@ -22,11 +22,12 @@ __all__ = ["LayerSpec", "ModelManifest", "ParameterSpec", "ProgramFile", "decode
 
 MAX_LAYERS = 4096
 MAX_DIMENSIONS = 8
+MAX_LAYER_PARAMS = 2**28
 
 Name = Annotated[str, Meta(min_length=1, max_length=200)]
 Size = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 Shape = Annotated[tuple[Size, ...], Meta(max_length=MAX_DIMENSIONS)]
-Digest = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 
 
 class ParameterSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -126,13 +127,17 @@ def decode_manifest(data: bytes) -> ModelManifest:
     """Return the manifest that the bytes hold.
 
     Raises:
-        ManifestError: If they are no manifest of a known version, or two layers or parameters share a name.
+        ManifestError: If they are no manifest of a known version, two layers or parameters share a name, or a layer has
+            more than 2**28 values.
     """
     try:
         manifest = msgspec.json.decode(data, type=ModelManifest)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ManifestError(f"not a manifest: {error}; export the model again with `fedlag export`") from error
     for names in (manifest.layer_names, [parameter.name for parameter in manifest.parameters]):
         if len(set(names)) != len(names):
             raise ManifestError("not a manifest: two layers or parameters share a name")
+    for layer in manifest.layers:
+        if layer.num_params > MAX_LAYER_PARAMS:
+            raise ManifestError(f"layer {layer.name!r} has {layer.num_params} values, at most {MAX_LAYER_PARAMS}")
     return manifest

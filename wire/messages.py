@@ -39,8 +39,8 @@ __all__ = [
 PROTOCOL_VERSION = 1
 MAX_PART_BYTES = 1024 * 1024
 
-DeviceId = Annotated[str, Meta(pattern="^[a-z0-9-]{1,64}$")]
-Digest = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+DeviceId = Annotated[str, Meta(pattern=r"^[a-z0-9-]{1,64}\Z")]
+Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 LayerName = Annotated[str, Meta(min_length=1, max_length=200)]
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 Positive = Annotated[int, Meta(ge=1, le=2**31 - 1)]

@@ -11,9 +11,10 @@ import logging
 import random
 import time
 from collections.abc import AsyncIterator
-from typing import NamedTuple, Protocol
+from typing import Annotated, NamedTuple, Protocol
 
 import msgspec
+from msgspec import Meta
 from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
@@ -32,6 +33,8 @@ MAX_QUEUED = 20_000
 MAX_RECEIVED = 20_000
 FIRST_DELAY_S = 1.0
 LONGEST_DELAY_S = 120.0
+RETRY_S = 0.2
+PACKET_OVERHEAD = 100
 
 log = logging.getLogger(__name__)
 
@@ -44,8 +47,8 @@ class BrokerAddress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         port: Its TCP port.
     """
 
-    host: str = "127.0.0.1"
-    port: int = 1883
+    host: Annotated[str, Meta(min_length=1)] = "127.0.0.1"
+    port: Annotated[int, Meta(ge=1, le=65535)] = 1883
 
 
 class Received(NamedTuple):
@@ -106,12 +109,14 @@ class MqttLink:
         self._queue: asyncio.Queue[Received | Connected] = asyncio.Queue(MAX_RECEIVED)
         self._idle = asyncio.Event()
         self._idle.set()
+        self._greeted = asyncio.Event()
+        self._refusal = ""
         self._loop = asyncio.get_running_loop()
         client = Client(CallbackAPIVersion.VERSION2, client_id, protocol=MQTTProtocolVersion.MQTTv5)
         client.max_inflight_messages_set(MAX_INFLIGHT)
         client.max_queued_messages_set(MAX_QUEUED)
         jitter = random.uniform(1.0, 2.0)  # noqa: S311 - spreads reconnects, guards nothing
-        client.reconnect_delay_set(min_delay=round(FIRST_DELAY_S * jitter), max_delay=round(LONGEST_DELAY_S / jitter))
+        client.reconnect_delay_set(FIRST_DELAY_S * jitter, LONGEST_DELAY_S / jitter)  # type: ignore[arg-type]
         client.will_set(topic_of(fleet, will.address), encode_payload(will), QOS, will.address.route.retained)
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
@@ -120,25 +125,30 @@ class MqttLink:
         self._client = client
 
     async def connect(self, timeout_s: float = 10.0) -> None:
-        """Open the link; from now on it reconnects by itself.
+        """Open the link and return when the broker has welcomed it; from now on it reconnects by itself.
 
         Raises:
-            BrokerError: If the broker cannot be reached within the time.
+            BrokerError: If the broker cannot be reached within the time, or welcomes nobody.
         """
-        host, port = self._broker.host, self._broker.port
+        where = f"{self._broker.host}:{self._broker.port}"
+        advice = "start one with `fedlag broker` or correct the address"
         deadline = time.monotonic() + timeout_s
         while True:
+            self._client.connect_timeout = max(deadline - time.monotonic(), 0.1)
             try:
                 await self._loop.run_in_executor(None, self._connect_once)
-            except OSError as error:
-                if time.monotonic() >= deadline:
-                    raise BrokerError(
-                        f"no broker at {host}:{port} ({error}); start one with `fedlag broker` or correct the address"
-                    ) from error
-                await asyncio.sleep(0.2)
-            else:
                 break
+            except OSError as error:
+                if time.monotonic() + RETRY_S >= deadline:
+                    raise BrokerError(f"no broker at {where} ({error}); {advice}") from error
+                await asyncio.sleep(RETRY_S)
         self._client.loop_start()
+        try:
+            await asyncio.wait_for(self._greeted.wait(), max(deadline - time.monotonic(), RETRY_S))
+        except TimeoutError as error:
+            await self.close()
+            why = f"it refuses: {self._refusal}" if self._refusal else "what listens there does not answer as one"
+            raise BrokerError(f"no broker at {where} ({why}); {advice}") from error
 
     def _connect_once(self) -> None:
         self._client.connect(self._broker.host, self._broker.port, KEEPALIVE_S, clean_start=True)
@@ -158,15 +168,15 @@ class MqttLink:
     def publish(self, envelope: Envelope) -> None:
         """Send a message at QoS 1; it is queued while the broker is away.
 
-        A message that the broker would refuse for its size is dropped and counted: paho would send it for ever.
+        A message above its route's bound, which nobody would take, or above the broker's is dropped and counted: paho
+        would send it for ever.
         """
         route = envelope.address.route
         topic, payload = topic_of(self._fleet, envelope.address), encode_payload(envelope)
-        if len(payload) + len(topic) + 100 > self._largest_packet:
+        limit = min(route.max_bytes, self._largest_packet - len(topic) - PACKET_OVERHEAD)
+        if len(payload) > limit:
             self.num_dropped += 1
-            log.error(
-                "not sent: %s of %d bytes is above the broker's limit of %d", topic, len(payload), self._largest_packet
-            )
+            log.error("not sent: %s of %d bytes, at most %d", topic, len(payload), limit)
             return
         properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
         properties.ContentType = CONTENT_TYPE
@@ -208,12 +218,13 @@ class MqttLink:
         self, client: Client, _data: object, _flags: ConnectFlags, code: ReasonCode, properties: Properties | None
     ) -> None:
         if code.is_failure:
+            self._refusal = str(code)
             log.warning("the broker refused the connection: %s", code)
             return
         self._largest_packet = getattr(properties, "MaximumPacketSize", 2**28)
         for topic_filter in list(self._filters):
             client.subscribe(topic_filter, QOS)
-        self._hand_over(Connected())
+        self._call(self._welcome, Connected())
 
     def _on_disconnect(
         self, _client: Client, _data: object, _flags: DisconnectFlags, code: ReasonCode, _properties: Properties | None
@@ -223,13 +234,16 @@ class MqttLink:
 
     def _on_message(self, _client: Client, _data: object, message: MQTTMessage) -> None:
         self.bytes_down += len(message.payload)
-        self._hand_over(Received(message.topic, bytes(message.payload)))
+        try:
+            received = Received(message.topic, bytes(message.payload))
+        except UnicodeDecodeError:
+            self.num_dropped += 1
+            log.warning("dropped a message: its topic is not text")
+        else:
+            self._call(self._enqueue, received)
 
     def _on_publish(self, _client: Client, _data: object, mid: int, _code: ReasonCode, _properties: Properties) -> None:
         self._call(self._settle, mid)
-
-    def _hand_over(self, event: Received | Connected) -> None:
-        self._call(self._enqueue, event)
 
     def _call(self, function: object, argument: object) -> None:
         try:
@@ -238,6 +252,10 @@ class MqttLink:
             log.debug("the program ended before the link")
 
     # Back on the asyncio thread.
+
+    def _welcome(self, event: Connected) -> None:
+        self._greeted.set()
+        self._enqueue(event)
 
     def _enqueue(self, event: Received | Connected) -> None:
         try:

@@ -57,27 +57,29 @@ class Assembly:
         self.max_bytes = max_bytes
         self._shape: tuple[int, int] | None = None
         self._pieces: dict[int, bytes] = {}
+        self._num_bytes = 0
 
     def add(self, part: Part) -> bytes | None:
         """Take a part; return the blob when it is whole and its digest is right.
 
         Raises:
-            WireError: If the part does not fit the blob or the others, or the whole has another digest. The assembly
-                then starts again from nothing.
+            WireError: If the part is of another blob or too large a one, which changes nothing; or if it does not fit
+                the others, or the whole has another digest: the assembly then starts again from nothing.
         """
         if part.digest != self.digest:
             raise WireError("wrong-digest", f"a part of {part.digest[:12]}, expected {self.digest[:12]}")
         if part.size_bytes > self.max_bytes:
             raise WireError("oversized", f"a blob of {part.size_bytes} bytes, at most {self.max_bytes}")
         shape = (part.num_parts, part.size_bytes)
-        if part.index >= part.num_parts or part.num_parts > part.size_bytes or self._shape not in (None, shape):
+        if part.index >= part.num_parts or not part.data or self._shape not in (None, shape):
             self._reset()
             raise WireError("malformed", f"part {part.index} of {shape} does not fit blob {self.digest[:12]}")
-        self._shape = shape
-        self._pieces[part.index] = part.data
-        if sum(map(len, self._pieces.values())) > part.size_bytes:
+        num_bytes = self._num_bytes + len(part.data) - len(self._pieces.get(part.index, b""))
+        if num_bytes > part.size_bytes:
             self._reset()
             raise WireError("oversized", f"the parts of {self.digest[:12]} are larger than they say")
+        self._shape, self._num_bytes = shape, num_bytes
+        self._pieces[part.index] = part.data
         if len(self._pieces) < part.num_parts:
             return None
         blob = b"".join(self._pieces[index] for index in range(part.num_parts))
@@ -92,4 +94,5 @@ class Assembly:
 
     def _reset(self) -> None:
         self._shape = None
+        self._num_bytes = 0
         self._pieces.clear()

@@ -24,7 +24,7 @@ def load_settings(path: Path, kind: type[S]) -> S:
         settings = msgspec.toml.decode(path.read_bytes(), type=kind, dec_hook=_path)
     except OSError as error:
         raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{path}: {error}; docs/configuration.md explains every option") from error
     here = path.resolve().parent
     paths = {name: here / value for name, value in msgspec.structs.asdict(settings).items() if isinstance(value, Path)}

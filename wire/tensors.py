@@ -115,7 +115,7 @@ def _split_header(data: bytes) -> tuple[TensorHeader, bytes]:
         raise WireError("truncated", f"a layer's header of {length} bytes, got {len(data) - 4}")
     try:
         return msgspec.msgpack.decode(data[4 : 4 + length], type=TensorHeader), data[4 + length :]
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise WireError("malformed", f"a layer's header: {error}") from error
 
 
@@ -125,7 +125,7 @@ def _decompress(payload: bytes, codec: Codec, expected_bytes: int) -> bytes:
         try:
             if zstandard.frame_content_size(payload) != expected_bytes:
                 raise WireError("wrong-shape", f"a compressed layer must say that it holds {expected_bytes} bytes")
-            buffer = zstandard.ZstdDecompressor().decompress(payload, max_output_size=expected_bytes)
+            buffer = zstandard.ZstdDecompressor().decompress(payload, allow_extra_data=False)
         except zstandard.ZstdError as error:
             raise WireError("malformed", f"a compressed layer: {error}") from error
     if len(buffer) != expected_bytes:

@@ -84,7 +84,7 @@ ROUTES = (SERVER, PLAN, MODEL, PROGRAM, STATUS, SUMMARY, UPDATE, INVITATION, ACK
 _FIELDS = {
     "{device}": r"(?P<device>[a-z0-9-]{1,64})",
     "{digest}": r"(?P<digest>[0-9a-f]{64})",
-    "{part}": r"(?P<part>\d{1,9})",
+    "{part}": r"(?P<part>0|[1-9][0-9]{0,8})",
 }
 
 
