@@ -66,6 +66,6 @@ def _print_text(report: RoundReport) -> None:
     losses = [figures.before.loss for figures in report.counted.values()]
     personal = ", ".join(report.next_personal_layers) or "none"
     console.print(
-        f"round {report.round_number}: {len(report.counted)} counted, {len(report.refused)} refused, "
+        f"round {report.round_number} ({report.selector}): {len(report.counted)} counted, {len(report.refused)} refused, "
         f"{len(report.dropouts)} silent; validation loss {sum(losses) / max(len(losses), 1):.3f}; personal next: {personal}"
     )

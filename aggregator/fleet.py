@@ -97,11 +97,6 @@ class Fleet:
         self.refused: Counter[str] = Counter()
 
     @property
-    def selector_name(self) -> str:
-        """The selector's resolved name."""
-        return self._selector.name
-
-    @property
     def reachable(self) -> frozenset[str]:
         """Devices that are there, can take part or are training, and know the codec of this fleet's uploads."""
         codec = self.state.plan.training.upload_codec
@@ -110,11 +105,6 @@ class Fleet:
             for name, status in self._devices.items()
             if status.state in ("ready", "training") and codec in status.codecs
         )
-
-    @property
-    def num_devices(self) -> int:
-        """How many devices are present, ready or not."""
-        return sum(status.state != "lost" for status in self._devices.values())
 
     def connected(self, now_s: float) -> list[Effect]:
         """The link is up, perhaps again: publish all that is retained, and the invitations that are open."""
@@ -176,7 +166,15 @@ class Fleet:
             selector_state, decision = self.state.selector_state, self.state.decision
         else:
             selector_state, decision = self._selector.decide(self.state.selector_state, evidence)
-        report = report_round(round_, evidence, decision, runtimes, self.refused, now_s)
+        report = report_round(
+            round_,
+            evidence,
+            decision,
+            selector=self._selector.name,
+            runtimes=runtimes,
+            refused_messages=self.refused,
+            now_s=now_s,
+        )
         layers = {**self.state.layers, **digests}
         plan = build_plan(
             self._config,
@@ -185,11 +183,14 @@ class Fleet:
             layers,
             decision,
             needs_personal_sketches=self._selector.needs_personal_sketches,
-            previous=round_.plan,
+            epoch=round_.plan.epoch,
+            round_number=round_.plan.round_number + 1,
+            previous=round_.plan_digest,
         )
         self.state = FleetState(
             plan=plan,
             layers=layers,
+            selector=self._selector.name,
             selector_state=selector_state,
             decision=decision,
             is_finished=was_measuring,

@@ -8,7 +8,6 @@ import msgspec
 
 from aggregator.config import AggregatorConfig, RoundSettings
 from aggregator.evidence import Decision, SelectorState
-from wire.codec import plan_digest
 from wire.manifest import ModelManifest
 from wire.messages import RoundPlan
 from wire.random import key_from_label, sample_without_replacement
@@ -22,13 +21,15 @@ class FleetState(msgspec.Struct, frozen=True, kw_only=True):
     Args:
         plan: Of the round that is next, or open.
         layers: Layer -> digest of its last average; of its initial values if it was never shared.
-        selector_state: The selector's own.
+        selector: The selector's name.
+        selector_state: Its own state.
         decision: The last one.
         is_finished: The last round is closed.
     """
 
     plan: RoundPlan
     layers: dict[str, str]
+    selector: str
     selector_state: SelectorState
     decision: Decision
     is_finished: bool = False
@@ -42,7 +43,9 @@ def build_plan(
     decision: Decision,
     *,
     needs_personal_sketches: bool,
-    previous: RoundPlan | None = None,
+    epoch: int = 0,
+    round_number: int = 1,
+    previous: str = "",
 ) -> RoundPlan:
     """Return the plan that follows from a decision.
 
@@ -50,7 +53,6 @@ def build_plan(
     own personal layers, and neither train nor upload.
     """
     settings = config.rounds
-    round_number = previous.round_number + 1 if previous else 1
     is_measuring = settings.num_rounds is not None and round_number > settings.num_rounds
     training = msgspec.structs.replace(
         config.training,
@@ -60,9 +62,9 @@ def build_plan(
     personal = set(decision.personal_layers)
     return RoundPlan(
         fleet=config.fleet,
-        epoch=previous.epoch if previous else 0,
+        epoch=epoch,
         round_number=round_number,
-        previous=plan_digest(previous) if previous else "",
+        previous=previous,
         model_id=model_id,
         shared_layers={name: layers[name] for name in manifest.layer_names if name not in personal},
         personal_layers={name: layers[name] for name in manifest.layer_names if name in personal},

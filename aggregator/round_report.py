@@ -28,10 +28,12 @@ class RoundReport(Message, frozen=True, kw_only=True):
         epoch: Of the plan.
         round_number: Of the plan.
         plan: Its digest.
+        selector: The resolved name of the rule that decided.
         personal_layers: Those of this round.
         next_personal_layers: Those of the next.
         reasons: Layer -> why it was chosen, tested or kept.
-        conflict_scores: Layer -> share of conflicting pairs, in ``[0, 1]``, where sketches came.
+        conflict_scores: Layer -> share of conflicting pairs, in ``[0, 1]``, where sketches came; at the default
+            threshold, whatever the selector's own.
         mean_cosines: Layer -> mean cosine of the pairs, where sketches came.
         swap_gains: Candidate -> mean gain over the devices that tested.
         swap_errors: Candidate -> standard error of that mean.
@@ -46,6 +48,7 @@ class RoundReport(Message, frozen=True, kw_only=True):
     epoch: Count
     round_number: Positive
     plan: Digest
+    selector: str
     personal_layers: tuple[LayerName, ...]
     next_personal_layers: tuple[LayerName, ...]
     reasons: dict[LayerName, str]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from aggregator.averaging import weighted_average
 from aggregator.config import AggregatorConfig
 from aggregator.fleet import Checkpoint, CloseRound, Effect, Finished, Fleet
-from aggregator.planning import FleetState, build_plan
+from aggregator.opening import open_state
 from aggregator.program_folder import ProgramFolder
 from aggregator.publication import Publication
 from aggregator.round import CommitUpload, LogLayer
@@ -49,22 +49,7 @@ class Server:
         self._store = FleetStore(config.folder)
         program = ProgramFolder(config.program)
         selector = make_selector(config.selector.name, config.selector.options, config.rounds.num_rounds)
-        state = self._store.load_state()
-        if state is None or state.plan.model_id != program.model_id:
-            sizes = {layer.name: layer.num_params for layer in program.manifest.layers}
-            selector_state, decision = selector.start(sizes)
-            blobs = program.initial_layers(config.initial_values)
-            layers = {name: digest for digest, (name, _) in blobs.items()}
-            plan = build_plan(
-                config,
-                program.model_id,
-                program.manifest,
-                layers,
-                decision,
-                needs_personal_sketches=selector.needs_personal_sketches,
-            )
-            state = FleetState(plan=plan, layers=layers, selector_state=selector_state, decision=decision)
-            self._store.save(state, {digest: data for digest, (_, data) in blobs.items()})
+        state = open_state(config, program, selector, self._store)
         digests = {*state.plan.shared_layers.values(), *state.plan.personal_layers.values()}
         layers_in_plan = {digest: self._store.load_layer(digest) for digest in digests}
         self._publication = Publication(self._store.next_session(), program.files, layers_in_plan)
@@ -73,17 +58,9 @@ class Server:
         )
         self._log: RoundLog | None = None
         self._finished = asyncio.Event()
+        if state.is_finished:
+            self._finished.set()
         self._one_at_a_time = asyncio.Lock()
-
-    @property
-    def num_devices(self) -> int:
-        """How many devices are present."""
-        return self._fleet.num_devices
-
-    @property
-    def selector_name(self) -> str:
-        """The resolved name of the selector."""
-        return self._fleet.selector_name
 
     async def run(self, stop: asyncio.Event) -> None:
         """Run rounds until the last is closed or ``stop`` is set.

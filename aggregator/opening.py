@@ -1,0 +1,84 @@
+"""Where a fleet goes on when its aggregator starts: from the last checkpoint, or from the first state."""
+
+from __future__ import annotations
+
+import logging
+
+from aggregator.config import AggregatorConfig
+from aggregator.evidence import Selector
+from aggregator.planning import FleetState, build_plan
+from aggregator.program_folder import ProgramFolder
+from aggregator.store import FleetStore
+
+__all__ = ["open_state"]
+
+log = logging.getLogger(__name__)
+
+
+def open_state(config: AggregatorConfig, program: ProgramFolder, selector: Selector, store: FleetStore) -> FleetState:
+    """Return the state to go on from; it is in the store when this returns.
+
+    Another model starts at round 1 of the next epoch, with its initial values. Another selector starts without evidence
+    and goes on with the layers as they are. A fleet that had finished goes on if the configuration now asks for more
+    rounds.
+
+    Raises:
+        ConfigError: If the selector does not fit the model.
+        ModelError: If the initial values do not fit the manifest.
+        StoreError: If the disk refuses, or what it holds is damaged.
+    """
+    state = store.load_state()
+    if state is None or state.plan.model_id != program.model_id:
+        epoch = 0 if state is None else state.plan.epoch + 1
+        return _first_state(config, program, selector, store, epoch)
+    num_rounds = config.rounds.num_rounds
+    has_more_rounds = num_rounds is None or state.plan.round_number <= num_rounds
+    if state.selector == selector.name and not (state.is_finished and has_more_rounds):
+        return state
+    selector_state, decision = state.selector_state, state.decision
+    if state.selector != selector.name:
+        log.warning("the selector is %s now, it was %s: it starts without evidence", selector.name, state.selector)
+        selector_state, decision = selector.start({layer.name: layer.num_params for layer in program.manifest.layers})
+    plan = build_plan(
+        config,
+        program.model_id,
+        program.manifest,
+        state.layers,
+        decision,
+        needs_personal_sketches=selector.needs_personal_sketches,
+        epoch=state.plan.epoch + 1,
+        round_number=state.plan.round_number,
+        previous=state.plan.previous,
+    )
+    state = FleetState(
+        plan=plan,
+        layers=state.layers,
+        selector=selector.name,
+        selector_state=selector_state,
+        decision=decision,
+        is_finished=state.is_finished and not has_more_rounds,
+    )
+    store.save(state, {})
+    return state
+
+
+def _first_state(
+    config: AggregatorConfig, program: ProgramFolder, selector: Selector, store: FleetStore, epoch: int
+) -> FleetState:
+    selector_state, decision = selector.start({layer.name: layer.num_params for layer in program.manifest.layers})
+    blobs = program.initial_layers(config.initial_values)
+    layers = {name: digest for digest, (name, _) in blobs.items()}
+    plan = build_plan(
+        config,
+        program.model_id,
+        program.manifest,
+        layers,
+        decision,
+        needs_personal_sketches=selector.needs_personal_sketches,
+        epoch=epoch,
+    )
+    state = FleetState(
+        plan=plan, layers=layers, selector=selector.name, selector_state=selector_state, decision=decision
+    )
+    store.save(state, {digest: data for digest, (_, data) in blobs.items()})
+    return state
