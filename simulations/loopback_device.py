@@ -1,0 +1,178 @@
+"""A device in a loopback fleet: the product's session, with a disk that is one value and training that takes its time.
+
+It does what ``edge_client.agent`` does, without MQTT, files and threads.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from functools import partial
+
+import msgspec
+
+from edge_client.dataset import Dataset
+from edge_client.fetching import Subscribe, Unsubscribe
+from edge_client.generation import Generation, Traffic, compose_generation
+from edge_client.program import TrainingProgram
+from edge_client.session import Effect, LoadProgram, Session, Train
+from edge_client.training import run_round
+from simulations.loopback import Loopback
+from wire.errors import ModelError, WireError
+from wire.manifest import decode_manifest
+from wire.messages import DeviceStatus
+from wire.topics import (
+    ACKNOWLEDGEMENT,
+    INVITATION,
+    PLAN,
+    SERVER,
+    STATUS,
+    Address,
+    Envelope,
+    decode_payload,
+    encode_payload,
+    parse_topic,
+    subscription,
+    topic_of,
+)
+
+__all__ = ["LoopbackDevice"]
+
+TICK_S = 0.5
+
+
+class LoopbackDevice:
+    """One device.
+
+    Args:
+        network: Where it speaks.
+        fleet: The fleet's name.
+        device_id: The device's name.
+        program: Trains; what the device fetches stands for it.
+        data: Its own.
+        train_s: How long a round's training takes.
+    """
+
+    def __init__(
+        self, network: Loopback, fleet: str, device_id: str, program: TrainingProgram, data: Dataset, train_s: float
+    ) -> None:
+        """Prepare; ``start`` turns it on."""
+        self.device_id = device_id
+        self.refused: Counter[str] = Counter()
+        self.train_s = train_s
+        self._network = network
+        self._fleet = fleet
+        self._program = program
+        self._data = data
+        self._disk: bytes | None = None
+        self._manifests: dict[str, bytes] = {}
+        self._session_number = 0
+        self._session: Session | None = None
+        self._filters: set[str] = set()
+
+    @property
+    def generation(self) -> Generation | None:
+        """What its disk holds."""
+        return None if self._disk is None else msgspec.msgpack.decode(self._disk, type=Generation)
+
+    def start(self) -> None:
+        """Turn it on, perhaps again: a new session of what the disk holds. What was running is gone."""
+        self._session_number += 1
+        self._session = Session(
+            self._fleet, self.device_id, self._session_number, self._program.runtime, self.generation
+        )
+        self._filters = {subscription(self._fleet, route) for route in (SERVER, PLAN)}
+        self._filters |= {subscription(self._fleet, route, self.device_id) for route in (INVITATION, ACKNOWLEDGEMENT)}
+        self.connect()
+        self._later(self._tick, TICK_S)
+
+    def stop(self) -> None:
+        """Cut its power."""
+        self._session = None
+        self.disconnect()
+
+    def connect(self) -> None:
+        """Bring the link up, again with the subscriptions that it had."""
+        if self._session is None:
+            return
+        lost = DeviceStatus(state="lost", session=self._session_number, runtime=self._program.runtime)
+        will = Envelope(Address(STATUS, self.device_id), lost)
+        self._network.attach(self.device_id, self._receive, (topic_of(self._fleet, will.address), encode_payload(will)))
+        for topic_filter in sorted(self._filters):
+            self._network.subscribe(self.device_id, topic_filter)
+        self._perform(self._session.connected(self._network.now_s))
+
+    def disconnect(self) -> None:
+        """Lose the link; the device itself goes on."""
+        self._network.detach(self.device_id)
+
+    def _receive(self, topic: str, payload: bytes) -> None:
+        if self._session is None:
+            return
+        try:
+            address = parse_topic(self._fleet, topic)
+            message = decode_payload(address, payload)
+            self._perform(self._session.handle(address, message, self._network.now_s))
+        except WireError as error:
+            self.refused[error.reason] += 1
+        except ModelError as error:
+            self._perform(self._session.give_up(str(error)))
+
+    def _tick(self, session: Session) -> None:
+        self._perform(session.tick(self._network.now_s))
+        self._later(self._tick, TICK_S)
+
+    def _perform(self, effects: Iterable[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Envelope():
+                    self.publish(effect)
+                case Subscribe():
+                    self._filters.add(effect.topic_filter)
+                    self._network.subscribe(self.device_id, effect.topic_filter)
+                case Unsubscribe():
+                    self._filters.discard(effect.topic_filter)
+                    self._network.unsubscribe(self.device_id, effect.topic_filter)
+                case LoadProgram():
+                    self._later(partial(self._load, effect=effect), 0.0)
+                case Train():
+                    self._later(partial(self._train, effect=effect), self.train_s)
+
+    def publish(self, envelope: Envelope) -> None:
+        """Send a message, if the link is up."""
+        if not self._network.is_attached(self.device_id):
+            return
+        topic = topic_of(self._fleet, envelope.address)
+        retained = envelope.address.route.retained
+        self._network.publish(self.device_id, topic, encode_payload(envelope), retained=retained)
+
+    def _later(self, action: Callable[[Session], None], delay_s: float) -> None:
+        """Do something after a while, unless the device was turned off meanwhile."""
+        session = self._session
+
+        def act() -> None:
+            if session is not None and session is self._session:
+                action(session)
+
+        self._network.at(self._network.now_s + delay_s, act)
+
+    def _load(self, session: Session, effect: LoadProgram) -> None:
+        if effect.files is not None:
+            self._manifests[effect.model_id] = effect.files["manifest.json"]
+        if effect.model_id not in self._manifests:
+            self._perform(session.program_missing(effect.model_id))
+            return
+        manifest = decode_manifest(self._manifests[effect.model_id])
+        self._perform(session.program_ready(effect.model_id, manifest, self._network.now_s))
+
+    def _train(self, session: Session, effect: Train) -> None:
+        outcome = run_round(self._program, self._data, effect.work)
+        if not outcome.is_finite:
+            self._perform(session.give_up(f"training diverged in round {effect.work.plan.round_number}"))
+            return
+        num_examples = len(self._data.train.targets)
+        generation = compose_generation(
+            self._program.manifest, effect.work, outcome, effect.previous, num_examples, Traffic()
+        )
+        self._disk = msgspec.msgpack.encode(generation)
+        self._perform(session.trained(generation, self._network.now_s))
