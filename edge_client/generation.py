@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import msgspec
@@ -11,10 +12,10 @@ from edge_client.training import RoundOutcome, RoundWork
 from wire.codec import inventory_digest, plan_digest
 from wire.digest import content_digest
 from wire.manifest import ModelManifest
-from wire.messages import InventoryItem, Summary
+from wire.messages import InventoryItem, RoundPlan, Summary
 from wire.tensors import decode_layer, encode_layer
 
-__all__ = ["Generation", "Traffic", "Upload", "compose_generation"]
+__all__ = ["Generation", "Traffic", "Upload", "compose_generation", "prepare_work"]
 
 
 class Traffic(NamedTuple):
@@ -70,6 +71,28 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
         return {name: np.frombuffer(data, dtype="<f4") for name, data in self.own.items()}
 
 
+def prepare_work(
+    plan: RoundPlan,
+    device_id: str,
+    previous: Generation | None,
+    own: dict[str, np.ndarray],
+    values: Mapping[str, np.ndarray],
+) -> RoundWork:
+    """Return what a device trains from: its own personal layers, and of the others what the plan names.
+
+    Args:
+        plan: The round.
+        device_id: The device's name.
+        previous: The last generation, ``None`` for a new device.
+        own: Layer -> values as trained on this device, for the plan's model; empty for a newcomer.
+        values: Digest -> values that were fetched: the averages, and ``initial`` for personal layers that are not own.
+    """
+    installed = {name: values[digest] for name, digest in plan.shared_layers.items()}
+    installed |= {name: own[name] if name in own else values[digest] for name, digest in plan.personal_layers.items()}
+    has_finished_previous = previous is not None and previous.plan == plan.previous
+    return RoundWork(plan, device_id, installed, own if has_finished_previous else None)
+
+
 def compose_generation(
     manifest: ModelManifest,
     work: RoundWork,
@@ -80,6 +103,8 @@ def compose_generation(
 ) -> Generation:
     """Return the generation that a round leaves, with its upload: shared layers alone, encoded as the plan says."""
     plan, settings, digest_of_plan = work.plan, work.plan.training, plan_digest(work.plan)
+    if previous is not None and previous.model_id != plan.model_id:
+        previous = None  # another model's layers, though names may be the same
     residuals = dict(previous.residuals) if previous else {}
     inventory, blobs = [], {}
     for layer in manifest.layers if settings.num_epochs else ():

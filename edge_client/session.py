@@ -6,17 +6,19 @@ effects; the shell carries them out in order. The same machine runs on a device 
 
 from __future__ import annotations
 
+import math
+from collections import deque
 from typing import NamedTuple
 
 import numpy as np
 
-from edge_client.fetching import Fetching, Subscribe, Unsubscribe
-from edge_client.generation import Generation
-from edge_client.training import RoundWork
+from edge_client.fetching import Fetching, ProgramFiles, Subscribe, Unsubscribe
+from edge_client.generation import Generation, prepare_work
+from edge_client.training import RoundWork, check_plan
 from edge_client.upload import UploadConversation
 from wire.codec import plan_digest
 from wire.errors import WireError
-from wire.manifest import ModelManifest, decode_manifest
+from wire.manifest import ModelManifest
 from wire.messages import (
     PROTOCOL_VERSION,
     Acknowledgement,
@@ -28,13 +30,13 @@ from wire.messages import (
     ServerStatus,
 )
 from wire.tensors import decode_layer, max_encoded_bytes
-from wire.topics import MODEL, PROGRAM, STATUS, Address, Envelope
+from wire.topics import MODEL, PLAN, PROGRAM, STATUS, Address, Envelope, subscription
 
 __all__ = ["Effect", "LoadProgram", "Session", "Train"]
 
-MAX_MANIFEST_BYTES = 4 * 1024 * 1024
-MAX_PROGRAM_BYTES = 256 * 1024 * 1024
-FETCH_PATIENCE_S = 15.0
+MAX_INVITATIONS = 8
+PATIENCE_S = 15.0
+PRESENCE_S = 300.0
 
 
 class LoadProgram(NamedTuple):
@@ -80,16 +82,15 @@ class Session:
         self.device_id = device_id
         self._session_number = session_number
         self._runtime = runtime
-        self._suffix = {"onnx": ".onnx", "executorch": ".pte"}[runtime]
         self._generation = generation
         self._plan: RoundPlan | None = None
         self._plan_digest = ""
-        self._invited_to = ""
+        self._invited_to: deque[str] = deque(maxlen=MAX_INVITATIONS)
+        self._plan_due_s = self._presence_due_s = math.inf
         self._server_session = -1
         self._fetching = Fetching(fleet)
-        self._fetched_s = 0.0
-        self._files: dict[str, bytes] = {}
-        self._expected_files: dict[str, str] = {}
+        self._plan_topic = subscription(fleet, PLAN)
+        self._program_files = ProgramFiles({"onnx": ".onnx", "executorch": ".pte"}[runtime], self._fetching)
         self._manifest: ModelManifest | None = None
         self._model_id = ""
         self._values: dict[str, np.ndarray] = {}
@@ -110,12 +111,8 @@ class Session:
         return ("ready", "") if self._manifest else ("waiting", "fetching the program")
 
     def connected(self, now_s: float) -> list[Effect]:
-        """The link is up, perhaps again: say who is here and what it still holds."""
-        self._told = None
-        effects = self._tell_status()
-        if self._upload is not None:
-            effects += self._upload.announce(now_s)
-        return effects
+        """The link is up, perhaps again: say who is here and, once the plan is known, what it still holds."""
+        return [*self._tell_presence(now_s), *self._announce(now_s)]
 
     def handle(self, address: Address, message: Message | None, now_s: float) -> list[Effect]:
         """Take a message; return what is to be done.
@@ -127,8 +124,7 @@ class Session:
             case RoundPlan():
                 return self._take_plan(message, now_s)
             case Invitation():
-                self._invited_to = message.plan
-                return self._go_on(now_s)
+                return self._take_invitation(message, now_s)
             case Part():
                 return self._take_part(address, message, now_s)
             case Acknowledgement():
@@ -142,39 +138,51 @@ class Session:
     def tick(self, now_s: float) -> list[Effect]:
         """Let time pass: say again what was not answered, ask again for what did not come."""
         effects: list[Effect] = list(self._upload.tick(now_s)) if self._upload else []
-        if self._fetching and now_s - self._fetched_s > FETCH_PATIENCE_S:
-            self._fetched_s = now_s
-            effects += self._fetching.ask_again()
-        return effects
+        effects += self._fetching.tick(now_s)
+        if now_s >= self._plan_due_s:
+            self._plan_due_s = math.inf
+            effects += [Unsubscribe(self._plan_topic), Subscribe(self._plan_topic)]
+        return effects + (self._tell_presence(now_s) if now_s >= self._presence_due_s else [])
 
-    def program_ready(self, model_id: str, manifest: ModelManifest, now_s: float) -> list[Effect]:
+    def program_ready(self, model_id: str, manifest: ModelManifest, now_s: float) -> list[Effect]:  # noqa: ARG002 - as all reports
         """The shell has loaded the program that it was asked to."""
         if model_id != self._model_id:
             return []
+        self._manifest = manifest
         if self._plan is not None:
-            _check_layers(self._plan, manifest)
-        self._manifest, self._files = manifest, {}
-        return self._go_on(now_s)
+            try:
+                check_plan(self._plan, manifest)
+            except WireError as error:
+                return self.give_up(str(error))
+        return self._go_on()
 
     def program_missing(self, model_id: str) -> list[Effect]:
         """The disk has no such program: fetch it, manifest first."""
         if model_id != self._model_id:
             return []
-        self._files, self._expected_files = {}, {model_id: "manifest.json"}
-        return [*self._fetching.want(PROGRAM, model_id, MAX_MANIFEST_BYTES)]
+        return [*self._program_files.fetch(model_id)]
 
     def trained(self, generation: Generation, now_s: float) -> list[Effect]:
         """The shell has run the round and committed its generation."""
         self._is_training = False
         self._generation = generation
         self._upload = UploadConversation(self.device_id, generation.upload)
-        return [*self._upload.announce(now_s), *self._go_on(now_s)]
+        return [*self._announce(now_s), *self._go_on()]
 
     def give_up(self, reason: str) -> list[Effect]:
         """The device cannot serve this plan; it says why and waits for the next."""
         self._is_training = False
         self._trouble = reason[:500]
         return self._tell_status()
+
+    def _take_invitation(self, invitation: Invitation, now_s: float) -> list[Effect]:
+        if invitation.plan not in self._invited_to:
+            self._invited_to.append(invitation.plan)
+        if invitation.plan != self._plan_digest:
+            self._plan_due_s = now_s + PATIENCE_S  # its plan should be here by then
+        elif self._upload is not None and self._upload.plan == invitation.plan:
+            return self._announce(now_s)  # who asks again has not stored it
+        return self._go_on()
 
     def _take_plan(self, plan: RoundPlan, now_s: float) -> list[Effect]:
         digest = plan_digest(plan)
@@ -186,23 +194,19 @@ class Session:
         if (plan.epoch, plan.round_number) < seen:
             raise WireError("foreign-round", f"plan {plan.epoch}/{plan.round_number} is older than {seen[0]}/{seen[1]}")
         if self._manifest is not None and plan.model_id == self._model_id:
-            _check_layers(plan, self._manifest)
-        self._plan, self._plan_digest, self._trouble = plan, digest, ""
-        effects: list[Effect] = [*self._fetching.forget(MODEL)]
-        if self._upload is not None and self._upload.plan != digest:
-            effects += self._upload.announce(now_s)  # its last word may have been lost
+            check_plan(plan, self._manifest)
+        self._plan, self._plan_digest, self._trouble, self._plan_due_s = plan, digest, "", math.inf
+        effects: list[Effect] = [*self._fetching.forget(MODEL), *self._announce(now_s)]  # its last word may be lost
         if plan.model_id != self._model_id:
             effects += self._ask_for_program(plan.model_id)
-        return effects + self._go_on(now_s)
+        return effects + self._go_on()
 
     def _ask_for_program(self, model_id: str) -> list[Effect]:
-        self._manifest, self._model_id, self._files, self._values = None, model_id, {}, {}
-        self._expected_files = {}
+        self._manifest, self._model_id, self._values = None, model_id, {}
         return [*self._fetching.forget(PROGRAM), LoadProgram(model_id, None)]
 
     def _take_part(self, address: Address, part: Part, now_s: float) -> list[Effect]:
-        blob, unsubscribed = self._fetching.take(address, part)
-        self._fetched_s = now_s
+        blob, unsubscribed = self._fetching.take(address, part, now_s)
         if blob is None:
             return []
         if address.route is PROGRAM:
@@ -212,27 +216,18 @@ class Session:
         layers = {**self._plan.shared_layers, **self._plan.personal_layers}
         name = next(name for name, digest in layers.items() if digest == address.digest)
         self._values[address.digest] = decode_layer(blob, self._manifest.layer(name))
-        return [*unsubscribed, *self._go_on(now_s)]
+        return [*unsubscribed, *self._go_on()]
 
     def _take_program_file(self, digest: str, blob: bytes) -> list[Effect]:
-        name = self._expected_files.pop(digest)
-        self._files[name] = blob
-        effects: list[Effect] = []
-        if name == "manifest.json" and self._plan is not None:
-            manifest = decode_manifest(blob)
-            _check_layers(self._plan, manifest)
-            for file_name, file in manifest.files.items():
-                if file_name.endswith(self._suffix):
-                    self._expected_files[file.sha256] = file_name
-                    effects += self._fetching.want(PROGRAM, file.sha256, min(file.size_bytes, MAX_PROGRAM_BYTES))
-            if not self._expected_files:
-                return self.give_up(f"this fleet's program has no {self._suffix} files for runtime {self._runtime}")
-        if not self._expected_files and self._plan is not None:
-            effects.append(LoadProgram(self._plan.model_id, self._files))
-        return effects
+        effects = self._program_files.take(digest, blob)
+        if not self._program_files.are_whole:
+            return [*effects]
+        if self._program_files.are_useless:
+            return self.give_up(f"this fleet's program has no files for runtime {self._runtime}")
+        return [LoadProgram(self._model_id, self._program_files.files)]
 
     def _take_acknowledgement(self, acknowledgement: Acknowledgement, now_s: float) -> list[Effect]:
-        if self._upload is None:
+        if self._upload is None or self._plan is None:
             raise WireError("foreign-round", f"no upload of round {acknowledgement.round_number} is waiting")
         envelopes = self._upload.answer(acknowledgement, now_s)
         if acknowledgement.state in ("counted", "refused"):
@@ -245,37 +240,47 @@ class Session:
         self._server_session = status.session
         if PROTOCOL_VERSION not in status.protocols:
             return self.give_up(f"the aggregator speaks protocol {status.protocols}, this device {PROTOCOL_VERSION}")
-        return [*self._upload.announce(now_s)] if self._upload else []
+        return self._announce(now_s)
 
-    def _go_on(self, now_s: float) -> list[Effect]:
+    def _go_on(self) -> list[Effect]:
         """Do what is possible now: fetch what the plan needs, train if all is here."""
         plan, manifest = self._plan, self._manifest
         served = self._generation is not None and self._generation.plan == self._plan_digest
         if plan is None or manifest is None or self._trouble or self._is_training or served:
             return self._tell_status()
-        if self._invited_to != self._plan_digest:
+        if self._plan_digest not in self._invited_to:
             return self._tell_status()
         own = self._own_layers()
         needed = {**plan.shared_layers, **{n: d for n, d in plan.personal_layers.items() if n not in own}}
         missing = {name: digest for name, digest in needed.items() if digest not in self._values}
         if missing:
-            self._fetched_s = now_s
             effects: list[Effect] = []
             for name, digest in missing.items():
                 effects += self._fetching.want(MODEL, digest, max_encoded_bytes(manifest.layer(name)))
             return effects + self._tell_status()
-        installed = {name: self._values[digest] for name, digest in needed.items()}
-        installed |= {name: own[name] for name in plan.personal_layers if name in own}
         self._values = {digest: self._values[digest] for digest in needed.values()}
-        finished_previous = self._generation is not None and self._generation.plan == plan.previous
-        work = RoundWork(plan, self.device_id, installed, own if finished_previous else None)
+        work = prepare_work(plan, self.device_id, self._generation, own, self._values)
         self._is_training = True
         return [*self._tell_status(), Train(work, self._generation)]
+
+    def _announce(self, now_s: float) -> list[Effect]:
+        """Say what is held ready, unless it holds a layer that is personal now, or that may be for all one knows."""
+        if self._plan is None or self._upload is None:
+            return []
+        if self._upload.plan != self._plan_digest and not self._upload.layers.isdisjoint(self._plan.personal_layers):
+            self._upload = None  # of a round that is closed: it could not be counted
+            return []
+        return [*self._upload.announce(now_s)]
 
     def _own_layers(self) -> dict[str, np.ndarray]:
         if self._generation is None or self._generation.model_id != self._model_id:
             return {}
         return self._generation.own_layers()
+
+    def _tell_presence(self, now_s: float) -> list[Effect]:
+        """Say the status though nothing has changed: the last word may have been lost, or an older one come late."""
+        self._presence_due_s, self._told = now_s + PRESENCE_S, None
+        return self._tell_status()
 
     def _tell_status(self) -> list[Effect]:
         if self._told == self.status:
@@ -284,14 +289,3 @@ class Session:
         state, reason = self.status
         status = DeviceStatus(state=state, session=self._session_number, reason=reason, runtime=self._runtime)  # type: ignore[arg-type]
         return [Envelope(Address(STATUS, self.device_id), status)]
-
-
-def _check_layers(plan: RoundPlan, manifest: ModelManifest) -> None:
-    named = sorted([*plan.shared_layers, *plan.personal_layers])
-    if named != sorted(manifest.layer_names):
-        raise WireError("wrong-layers", f"plan {plan.round_number} names {named}, the model has {manifest.layer_names}")
-    strangers = set(plan.swap_candidates) - set(plan.shared_layers)
-    if strangers:
-        raise WireError(
-            "wrong-layers", f"plan {plan.round_number} would swap {sorted(strangers)}, which are not shared"
-        )

@@ -14,13 +14,14 @@ import numpy as np
 from edge_client.dataset import Dataset, Split
 from edge_client.optimizer import Sgd
 from edge_client.program import TrainingProgram
+from wire.errors import WireError
 from wire.manifest import LayerSpec, ModelManifest
 from wire.messages import LayerSummary, Measurement, RoundPlan
 from wire.random import key_from_label, random_permutation
 from wire.sketches import CountSketch, personal_width
 from wire.tensors import flatten_layer, unflatten_layer
 
-__all__ = ["RoundOutcome", "RoundWork", "measure", "run_round", "summarize_update"]
+__all__ = ["RoundOutcome", "RoundWork", "check_plan", "measure", "run_round", "summarize_update"]
 
 EVALUATION_BATCH = 128
 LARGEST_LOSS = 20.0
@@ -70,6 +71,22 @@ class RoundOutcome(NamedTuple):
     def is_finite(self) -> bool:
         """Say whether training stayed within the numbers; if it diverged, nothing of it may be kept or sent."""
         return bool(np.isfinite(self.train_loss)) and all(np.isfinite(vector).all() for vector in self.own.values())
+
+
+def check_plan(plan: RoundPlan, manifest: ModelManifest) -> None:
+    """Refuse a plan that does not fit the model.
+
+    Raises:
+        WireError: ``wrong-layers``.
+    """
+    named = sorted([*plan.shared_layers, *plan.personal_layers])
+    if named != sorted(manifest.layer_names):
+        raise WireError("wrong-layers", f"plan {plan.round_number} names {named}, the model has {manifest.layer_names}")
+    strangers = set(plan.swap_candidates) - set(plan.shared_layers)
+    if strangers:
+        raise WireError(
+            "wrong-layers", f"plan {plan.round_number} would swap {sorted(strangers)}, which are not shared"
+        )
 
 
 def run_round(program: TrainingProgram, data: Dataset, work: RoundWork) -> RoundOutcome:

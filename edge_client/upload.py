@@ -41,6 +41,11 @@ class UploadConversation:
         """Digest of the plan that the upload answers."""
         return self._upload.summary.plan
 
+    @property
+    def layers(self) -> frozenset[str]:
+        """The layers that were shared in its round."""
+        return frozenset(item.layer for item in self._upload.summary.inventory)
+
     def announce(self, now_s: float) -> list[Envelope]:
         """Return the summary's parts; they are due again after a backoff."""
         self._schedule(now_s)
