@@ -45,6 +45,8 @@ def check_summary(summary: Summary, plan: RoundPlan, manifest: ModelManifest) ->
         _check_layer(name, layer, summary_width(manifest.layer(name), plan))
     inventory = sorted(item.layer for item in summary.inventory)
     _check_names("inventory", inventory, [] if is_measuring else sorted(plan.shared_layers))
+    if len({item.digest for item in summary.inventory}) < len(inventory):
+        raise WireError("wrong-layers", "two layers of the inventory have the same digest")
     for item in summary.inventory:
         limit = max_encoded_bytes(manifest.layer(item.layer))
         if item.size_bytes > limit:

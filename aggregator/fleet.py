@@ -129,9 +129,7 @@ class Fleet:
             case (route, Part()) if route is SUMMARY:
                 return self._take_summary_part(device_id, message, now_s)
             case (route, Part()) if route is UPDATE:
-                if self._round is None:
-                    raise WireError("late", f"a part from {device_id}, but no round is open")
-                return [*self._round.receive_part(device_id, message, now_s), *self._close_if_over(now_s)]
+                return self._take_part(device_id, message, now_s)
             case _:
                 raise WireError("unknown-topic", f"the aggregator does not listen to {address.route.name}")
 
@@ -213,6 +211,19 @@ class Fleet:
         if self._round is None:
             return self._open_if_gathered(now_s)
         return self._close_if_over(now_s)
+
+    def _take_part(self, device_id: str, part: Part, now_s: float) -> list[Effect]:
+        round_ = self._round
+        if round_ is None:
+            raise WireError("late", f"a part from {device_id}, but no round is open")
+        summary = round_.summary_of(device_id)
+        try:
+            effects: list[Effect] = [*round_.receive_part(device_id, part, now_s)]
+        except WireError as error:
+            if summary is None or device_id not in round_.refused:
+                raise
+            effects = [self._refuse(device_id, summary, error.reason)]
+        return [*effects, *self._close_if_over(now_s)]
 
     def _take_summary_part(self, device_id: str, part: Part, now_s: float) -> list[Effect]:
         limit = max_summary_bytes(self._manifest, self._config.rounds.sketch_width)

@@ -52,6 +52,7 @@ class _Answer:
     summary: Summary
     missing: dict[str, tuple[InventoryItem, Assembly]] = field(default_factory=dict)
     granted_s: float | None = None
+    is_silent: bool = False
     is_stored: bool = False
 
     @property
@@ -89,6 +90,7 @@ class Round:
         self.opened_s = opened_s
         self.cohort = cohort
         self.refused: dict[str, RefusalReason] = {}
+        self._spoiled: dict[tuple[str, str], RefusalReason] = {}
         self._manifest = manifest
         self._quorum = quorum
         self._window_bytes = window_bytes
@@ -99,6 +101,11 @@ class Round:
     def stored(self) -> dict[str, Summary]:
         """Device -> summary of those whose upload is durable, in the order of their names."""
         return {name: self._answers[name].summary for name in sorted(self._answers) if self._answers[name].is_stored}
+
+    def summary_of(self, device_id: str) -> Summary | None:
+        """Return the summary that is open or stored for this device."""
+        answer = self._answers.get(device_id)
+        return answer.summary if answer else None
 
     @property
     def dropouts(self) -> tuple[str, ...]:
@@ -123,13 +130,16 @@ class Round:
         """Take a device's summary; say what is wanted of its upload.
 
         Raises:
-            WireError: If it is refused; the refusal is final for this round.
+            WireError: If it is refused; the refusal is final for this upload.
         """
-        answer = self._answers.get(device_id)
-        if answer is not None and (answer.is_stored or inventory_digest(answer.summary) == inventory_digest(summary)):
+        answer, digest = self._answers.get(device_id), inventory_digest(summary)
+        if answer is not None and (answer.is_stored or inventory_digest(answer.summary) == digest):
+            answer.is_silent = False
             return self._say_where_it_stands(device_id, answer, now_s)
         if device_id not in self.cohort:
             raise WireError("not-invited", f"{device_id} is not in the cohort of round {self.plan.round_number}")
+        if (device_id, digest) in self._spoiled:
+            raise WireError(self._spoiled[device_id, digest], f"this upload of {device_id} was refused before")
         try:
             check_summary(summary, self.plan, self._manifest)
         except WireError as error:
@@ -145,7 +155,8 @@ class Round:
         """Take a part of a device's upload.
 
         Raises:
-            WireError: If it fits no inventory, or the layer that it completes is not what it must be.
+            WireError: If it fits no inventory, or the layer that it completes is not what it must be: that refuses the
+                whole upload, once and for all.
         """
         answer = self._answers.get(device_id)
         if answer is None:
@@ -155,6 +166,7 @@ class Round:
                 return []  # a repeat
             raise WireError("wrong-digest", f"a part of {part.digest[:12]}, which is not in {device_id}'s inventory")
         item, assembly = answer.missing[part.digest]
+        answer.is_silent = False
         if answer.granted_s is not None:
             answer.granted_s = now_s
         blob = assembly.add(part)
@@ -163,6 +175,7 @@ class Round:
         try:
             values = decode_layer(blob, self._manifest.layer(item.layer))
         except WireError as error:
+            self._spoiled[device_id, inventory_digest(answer.summary)] = error.reason
             self.refuse(device_id, error.reason)
             raise
         del answer.missing[part.digest]
@@ -172,10 +185,10 @@ class Round:
         return effects
 
     def tick(self, now_s: float) -> list[RoundEffect]:
-        """Take back the grants of devices that have fallen silent, and give them to those that wait."""
+        """Take back the grants of devices that have fallen silent, and give them to those that wait and speak."""
         for answer in self._answers.values():
             if answer.granted_s is not None and now_s - answer.granted_s > GRANT_PATIENCE_S:
-                answer.granted_s = None
+                answer.granted_s, answer.is_silent = None, True
         return self._grant_waiting(now_s)
 
     def refuse(self, device_id: str, reason: RefusalReason) -> None:
@@ -203,7 +216,8 @@ class Round:
     def _grant_waiting(self, now_s: float) -> list[RoundEffect]:
         effects: list[RoundEffect] = []
         for device_id, answer in sorted(self._answers.items()):
-            if not answer.is_stored and answer.granted_s is None and self._fits(answer):
+            is_waiting = answer.granted_s is None and not (answer.is_stored or answer.is_silent)
+            if is_waiting and self._fits(answer):
                 answer.granted_s = now_s
                 effects.append(self._acknowledge(device_id, answer))
         return effects
