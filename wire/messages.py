@@ -135,7 +135,7 @@ class RoundPlan(Message, frozen=True, kw_only=True):
     fleet: DeviceId
     epoch: Count
     round_number: Positive
-    previous: str = ""
+    previous: Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?\Z")] = ""
     model_id: Digest
     shared_layers: dict[LayerName, Digest]
     personal_layers: dict[LayerName, Digest]

@@ -1,0 +1,119 @@
+"""Where a fleet goes on when its aggregator starts again with another configuration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from aggregator.config import AggregatorConfig, RoundSettings, SelectorSettings
+from aggregator.opening import open_state
+from aggregator.planning import FleetState
+from aggregator.program_folder import ProgramFolder
+from aggregator.selection import make_selector
+from aggregator.store import FleetStore
+from wire.digest import content_digest
+from wire.errors import ManifestError, ModelError
+from wire.manifest import LayerSpec, ModelManifest, ParameterSpec, ProgramFile, encode_manifest
+
+LAYERS = {"body": 6, "head": 3}
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> AggregatorConfig:
+    write_program(tmp_path / "program", "first")
+    rounds = RoundSettings(num_rounds=3)
+    return AggregatorConfig(
+        fleet="home",
+        program=tmp_path / "program",
+        folder=tmp_path / "store",
+        selector=SelectorSettings(name="fedavg"),
+        rounds=rounds,
+    )
+
+
+def write_program(folder: Path, model: str) -> None:
+    folder.mkdir(exist_ok=True)
+    layers = tuple(LayerSpec(name, (ParameterSpec(f"{name}.weight", (size,)),)) for name, size in LAYERS.items())
+    program = model.encode()
+    (folder / "train.onnx").write_bytes(program)
+    file = ProgramFile(content_digest(program), len(program))
+    manifest = ModelManifest(model, layers, input_shape=(2,), num_classes=2, files={"train.onnx": file})
+    (folder / "manifest.json").write_bytes(encode_manifest(manifest))
+    values = {f"{name}.weight": np.full(size, 0.5, dtype=np.float32) for name, size in LAYERS.items()}
+    save_file(values, folder / "initial.safetensors")
+
+
+def start(config: AggregatorConfig) -> FleetState:
+    selector = make_selector(config.selector.name, config.selector.options, config.rounds.num_rounds)
+    return open_state(config, ProgramFolder(config.program), selector, FleetStore(config.folder))
+
+
+def go_on(config: AggregatorConfig, state: FleetState, round_number: int, *, is_finished: bool = False) -> FleetState:
+    """Save what the fleet would have come to."""
+    plan = msgspec.structs.replace(state.plan, round_number=round_number)
+    state = msgspec.structs.replace(state, plan=plan, is_finished=is_finished)
+    FleetStore(config.folder).save(state, {})
+    return state
+
+
+def test_a_new_fleet_starts_at_round_1_with_the_initial_values(config: AggregatorConfig) -> None:
+    state = start(config)
+    assert (state.plan.epoch, state.plan.round_number, state.plan.previous) == (0, 1, "")
+    assert list(state.plan.shared_layers) == ["body", "head"]
+    assert FleetStore(config.folder).load_state() == state
+
+
+def test_a_restart_changes_nothing(config: AggregatorConfig) -> None:
+    state = go_on(config, start(config), 2)
+    assert start(config) == state
+
+
+def test_another_model_starts_anew_in_a_later_epoch(config: AggregatorConfig) -> None:
+    before = go_on(config, start(config), 2)
+    write_program(config.program, "second")
+    state = start(config)
+    assert state.plan.model_id != before.plan.model_id
+    assert (state.plan.epoch, state.plan.round_number) == (1, 1)
+
+
+def test_another_selector_goes_on_with_the_layers_and_without_evidence(config: AggregatorConfig) -> None:
+    before = go_on(config, start(config), 2)
+    state = start(msgspec.structs.replace(config, selector=SelectorSettings(name="fedper")))
+    assert state.layers == before.layers
+    assert state.selector == "fedper"
+    assert list(state.plan.personal_layers) == ["head"]
+    assert (state.plan.epoch, state.plan.round_number) == (1, 2)
+
+
+def test_a_finished_fleet_stays_finished_until_more_rounds_are_asked_for(config: AggregatorConfig) -> None:
+    go_on(config, start(config), 5, is_finished=True)
+    assert start(config).is_finished
+    more = msgspec.structs.replace(config, rounds=RoundSettings(num_rounds=8))
+    state = start(more)
+    assert not state.is_finished
+    assert state.plan.training.num_epochs == 1
+
+
+def test_initial_values_that_do_not_fit_the_model_are_refused_by_name(config: AggregatorConfig) -> None:
+    save_file({"body.weight": np.zeros(6, dtype=np.float32)}, config.program / "initial.safetensors")
+    with pytest.raises(ModelError, match=r"head\.weight"):
+        start(config)
+    save_file(
+        {"body.weight": np.full(6, np.nan, dtype=np.float32), "head.weight": np.zeros(3, dtype=np.float32)},
+        config.program / "initial.safetensors",
+    )
+    with pytest.raises(ModelError, match=r"body\.weight"):
+        start(config)
+    (config.program / "initial.safetensors").write_bytes(b"rubbish")
+    with pytest.raises(ModelError, match=r"initial\.safetensors"):
+        start(config)
+
+
+def test_a_program_folder_that_is_not_whole_is_refused_by_the_file(config: AggregatorConfig) -> None:
+    (config.program / "train.onnx").unlink()
+    with pytest.raises(ManifestError, match=r"train\.onnx"):
+        ProgramFolder(config.program)
