@@ -32,6 +32,7 @@ Codec = Literal["raw", "zstd"]
 
 INT8_BLOCK = 1024
 INT8_LARGEST = 127
+LARGEST_SCALE = np.nextafter(np.finfo(np.float32).max / np.float32(INT8_LARGEST), np.float32(0))  # 127 stay finite
 MAX_HEADER_BYTES = 64 * 1024
 ZSTD_LEVEL = 1
 
@@ -168,7 +169,7 @@ def _to_int8(values: np.ndarray) -> bytes:
     padded = np.zeros(num_blocks * INT8_BLOCK, dtype=np.float32)
     padded[: values.size] = values
     blocks = padded.reshape(num_blocks, INT8_BLOCK)
-    scales: np.ndarray = np.abs(blocks).max(axis=1).astype(np.float32) / np.float32(INT8_LARGEST)
+    scales: np.ndarray = np.minimum(np.abs(blocks).max(axis=1) / np.float32(INT8_LARGEST), LARGEST_SCALE)
     steps = np.divide(blocks, scales[:, None], out=np.zeros_like(blocks), where=scales[:, None] > 0)
     rounded: np.ndarray = np.clip(np.rint(steps), -INT8_LARGEST, INT8_LARGEST).astype(np.int8)
     return scales.astype("<f4").tobytes() + rounded.reshape(-1)[: values.size].tobytes()
