@@ -120,14 +120,14 @@ async def run_arms(
             )
         broker.start()
         try:
-            reports = await _run_processes(servers, hosts, folder, on_round)
+            reports = await _run_processes(broker, servers, hosts, folder, on_round)
         finally:
             broker.stop()
     return {arm.name: collect_arm(arm, reports[arm.name]) for arm in arms}
 
 
 async def _run_processes(
-    servers: dict[str, Path], hosts: list[list[str]], folder: Path, on_round: OnRound
+    broker: EmbeddedBroker, servers: dict[str, Path], hosts: list[list[str]], folder: Path, on_round: OnRound
 ) -> dict[str, list[RoundReport]]:
     async with AsyncExitStack() as stack:
         edges = [
@@ -140,7 +140,7 @@ async def _run_processes(
             )
             for name, path in servers.items()
         }
-        watching = [asyncio.create_task(_watch(edge)) for edge in edges]
+        watching = [asyncio.create_task(_watch_broker(broker)), *(asyncio.create_task(_watch(edge)) for edge in edges)]
         following = [asyncio.create_task(_follow(name, process, on_round)) for name, process in aggregators.items()]
         all_reports = asyncio.create_task(_all(following))
         tasks: list[asyncio.Task[Any]] = [all_reports, *watching]
@@ -161,6 +161,12 @@ async def _all(following: list[asyncio.Task[list[RoundReport]]]) -> list[list[Ro
 async def _watch(edge: Process) -> None:
     await edge.finished()
     raise FleetError(f"{edge.name} ended before the demo")
+
+
+async def _watch_broker(broker: EmbeddedBroker) -> None:
+    while broker.is_running:
+        await asyncio.sleep(1.0)
+    raise FleetError("the embedded broker ended before the demo")
 
 
 async def _follow(name: str, aggregator: Process, on_round: OnRound) -> list[RoundReport]:

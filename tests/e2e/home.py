@@ -51,13 +51,13 @@ class Home:
     def device(self, name: str, *, runtime: str = "onnx", seed: int = 0, labels: int = 0) -> Path:
         """Write a device's data and configuration; ``labels`` turns its labels, so that devices disagree."""
         rng = np.random.default_rng(seed)
-        arrays = {}
+        arrays: dict[str, np.ndarray] = {}
         for split, size in (("train", 60), ("validation", 30), ("test", 30)):
             targets = np.arange(size) % NUM_CLASSES
             centers = np.eye(64)[targets * 6] * 3
             arrays[f"x_{split}"] = (centers + rng.normal(size=(size, 64))).astype(np.float32)
             arrays[f"y_{split}"] = (targets + labels) % NUM_CLASSES
-        np.savez(self.folder / f"{name}.npz", **arrays)
+        np.savez(self.folder / f"{name}.npz", allow_pickle=False, **arrays)
         path = self.folder / f"{name}.toml"
         path.write_text(
             f'fleet = "test"\ndevice_id = "{name}"\ndata = "{name}.npz"\nfolder = "{name}"\nruntime = "{runtime}"\n'
