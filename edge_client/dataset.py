@@ -46,7 +46,7 @@ def load_dataset(path: Path, manifest: ModelManifest) -> Dataset:
         DataError: If the file is missing or broken, or its arrays do not fit the model.
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             splits = {name: _split(path, arrays, name, manifest) for name in SPLITS}
     except FileNotFoundError as error:
         raise DataError(f"no data file at {path}; name an .npz file as `data` in the device's configuration") from error

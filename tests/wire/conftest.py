@@ -77,8 +77,8 @@ def strategy_of(kind: inspect.Type) -> st.SearchStrategy[Any]:  # noqa: C901, PL
         case inspect.IntType(ge=smallest, le=largest):
             return st.integers(smallest, largest)
         case inspect.FloatType(gt=gt, lt=lt, ge=ge, le=le):
-            smallest, largest = (gt if ge is None else ge), (lt if le is None else le)
-            return st.floats(smallest, largest, exclude_min=gt is not None, exclude_max=lt is not None, allow_nan=False)
+            lower, upper = (gt if ge is None else ge), (lt if le is None else le)
+            return st.floats(lower, upper, exclude_min=gt is not None, exclude_max=lt is not None, allow_nan=False)
         case inspect.StrType(min_length=shortest, max_length=longest, pattern=pattern):
             alphabet = st.characters(exclude_categories=["Cs"])
             if pattern is not None:
@@ -108,7 +108,8 @@ def messages_of(cls: type[msgspec.Struct]) -> st.SearchStrategy[Any]:
 @pytest.fixture(scope="session", params=EXAMPLES, ids=lambda message: type(message).__name__)
 def example(request: pytest.FixtureRequest) -> Message:
     """One example of each message."""
-    return request.param
+    message: Message = request.param
+    return message
 
 
 @pytest.fixture(scope="session")

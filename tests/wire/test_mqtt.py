@@ -1,0 +1,361 @@
+"""The link over a real broker: what is published arrives, in order, past lost connections, killed brokers and poison."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Iterable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from paho.mqtt.client import MQTTMessage
+
+from broker.embedded import EmbeddedBroker, free_port
+from wire.errors import BrokerError
+from wire.messages import DeviceStatus, Invitation, Message, Part
+from wire.mqtt import BrokerAddress, Connected, MqttLink, Received
+from wire.topics import (
+    INVITATION,
+    PLAN,
+    STATUS,
+    UPDATE,
+    Address,
+    Envelope,
+    Route,
+    decode_payload,
+    parse_topic,
+    subscription,
+    topic_of,
+)
+
+FLEET = "home"
+DIGEST = "a" * 64
+PATIENCE_S = 20.0
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedBroker]:
+    running = EmbeddedBroker(tmp_path_factory.mktemp("broker"))
+    running.start()
+    yield running
+    running.stop()
+
+
+def status(device_id: str, state: str = "lost", session: int = 1) -> Envelope:
+    return Envelope(Address(STATUS, device_id), DeviceStatus(state=state, session=session))  # type: ignore[arg-type]
+
+
+def part(index: int, data: bytes = b"x", device_id: str = "pi") -> Envelope:
+    message = Part(digest=DIGEST, index=index, num_parts=10_000, size_bytes=10_000, data=data)
+    return Envelope(Address(UPDATE, device_id, DIGEST, index), message)
+
+
+def new_link(broker: EmbeddedBroker, device_id: str) -> MqttLink:
+    address = BrokerAddress(broker.host, broker.port)
+    link = MqttLink(address, f"{FLEET}.{device_id}", FLEET, status(device_id))
+    link._client.reconnect_delay_set(0.05, 0.1)  # type: ignore[arg-type]
+    return link
+
+
+@asynccontextmanager
+async def open_link(broker: EmbeddedBroker, device_id: str, *routes: Route) -> AsyncIterator[MqttLink]:
+    link = new_link(broker, device_id)
+    for route in routes:
+        link.subscribe(subscription(FLEET, route))
+    await link.connect()
+    try:
+        assert isinstance(await coming(link), Connected)
+        yield link
+    finally:
+        await link.close()
+
+
+async def coming(link: MqttLink) -> Received | Connected:
+    """The next event."""
+    return await asyncio.wait_for(anext(link.messages()), PATIENCE_S)
+
+
+async def message_on(link: MqttLink) -> tuple[Address, Message | None]:
+    """The next message, past reconnects."""
+    while isinstance(event := await coming(link), Connected):
+        pass
+    address = parse_topic(FLEET, event.topic)
+    return address, decode_payload(address, event.payload)
+
+
+async def subscribed(link: MqttLink, number: int = 0) -> None:
+    """Return when the broker serves the link's subscription to updates: its own message comes back."""
+    link.publish(part(9_000 + number))
+    while (await message_on(link))[0].part != 9_000 + number:
+        pass
+
+
+async def drained(link: MqttLink) -> None:
+    await asyncio.wait_for(link.drained(), PATIENCE_S)
+
+
+def lose_connection(link: MqttLink) -> None:
+    """Close the socket under the client, as a power cut or a walk out of the house does."""
+    sock = link._client.socket()
+    assert sock is not None
+    sock.shutdown(socket.SHUT_RDWR)
+
+
+def test_messages_arrive_in_order_and_drained_waits_for_the_broker(broker: EmbeddedBroker) -> None:
+    async def scenario() -> None:
+        async with open_link(broker, "a", UPDATE) as reader, open_link(broker, "pi") as writer:
+            await subscribed(reader)
+            for index in range(500):
+                writer.publish(part(index))
+            assert not writer._idle.is_set()
+            await drained(writer)
+            assert not writer._pending
+            assert [(await message_on(reader))[0].part for _ in range(500)] == list(range(500))
+
+    asyncio.run(scenario())
+
+
+def test_a_retained_message_reaches_a_late_subscriber_until_it_is_cleared(broker: EmbeddedBroker) -> None:
+    address = Address(INVITATION, "late")
+
+    async def scenario() -> None:
+        async with open_link(broker, "aggregator") as writer:
+            writer.publish(Envelope(address, Invitation(plan=DIGEST)))
+            await drained(writer)
+            async with open_link(broker, "late", INVITATION) as reader:
+                assert await message_on(reader) == (address, Invitation(plan=DIGEST))
+                writer.publish(Envelope(address, None))
+                assert await message_on(reader) == (address, None)
+            async with open_link(broker, "later", INVITATION, UPDATE) as reader:
+                writer.publish(part(7))
+                await subscribed(reader)  # and nothing of the invitation came before it
+
+    asyncio.run(scenario())
+
+
+def test_a_late_subscription_gets_what_is_retained_and_an_ended_one_nothing_more(broker: EmbeddedBroker) -> None:
+    async def scenario() -> None:
+        async with open_link(broker, "a", UPDATE) as link:
+            await subscribed(link)
+            link.publish(status("b", "ready"))
+            await drained(link)
+            assert (await message_on_own(link))[0].part == 0
+            link.subscribe(subscription(FLEET, STATUS, "b"))
+            assert (await message_on(link))[0] == Address(STATUS, "b")
+            link.unsubscribe(subscription(FLEET, STATUS, "b"))
+            link.publish(status("b", "training"))
+            link.publish(part(1))
+            assert (await message_on(link))[0].part == 1
+
+    async def message_on_own(link: MqttLink) -> tuple[Address, Message | None]:
+        link.publish(part(0))
+        return await message_on(link)
+
+    asyncio.run(scenario())
+
+
+def test_the_will_says_lost_after_an_abrupt_loss_to_late_subscribers_too(broker: EmbeddedBroker) -> None:
+    async def scenario() -> None:
+        async with open_link(broker, "watch", STATUS) as watch:
+            async with open_link(broker, "torn") as torn:
+                torn.publish(status("torn", "ready"))
+                assert await state_of(watch, "torn") == "ready"
+                lose_connection(torn)
+                assert await state_of(watch, "torn") == "lost"
+            async with open_link(broker, "late", STATUS) as late:
+                assert await state_of(late, "torn") == "lost"
+
+    asyncio.run(scenario())
+
+
+def test_a_farewell_is_said_and_the_will_is_not(broker: EmbeddedBroker) -> None:
+    async def scenario() -> None:
+        async with open_link(broker, "watch", STATUS) as watch:
+            link = new_link(broker, "leaving")
+            await link.connect()
+            await link.close(status("leaving", "lost", session=42))
+            while (found := await message_on(watch))[0].device_id != "leaving":
+                pass
+            assert found[1] == status("leaving", "lost", session=42).message
+            watch.publish(status("watch", "ready"))
+            assert (await message_on(watch))[0].device_id == "watch"
+
+    asyncio.run(scenario())
+
+
+async def state_of(link: MqttLink, device_id: str) -> str:
+    """The device's next state."""
+    while True:
+        address, message = await message_on(link)
+        if address.device_id == device_id and isinstance(message, DeviceStatus):
+            return message.state
+
+
+@pytest.mark.slow
+def test_after_the_broker_was_killed_links_subscribe_again_and_send_what_was_queued(tmp_path: Path) -> None:
+    async def scenario(first: EmbeddedBroker, second: EmbeddedBroker) -> None:
+        first.start()
+        async with open_link(first, "a", UPDATE) as reader, open_link(first, "pi") as writer:
+            await subscribed(reader)
+            kill(first)
+            for index in range(100):
+                writer.publish(part(index))
+            assert not writer._idle.is_set()
+            await asyncio.to_thread(second.start)
+            while not isinstance(await coming(reader), Connected):
+                pass
+            await drained(writer)
+            await subscribed(reader, 1)
+            writer.publish(part(100))
+            assert (await message_on(reader))[0].part == 100
+
+    def kill(running: EmbeddedBroker) -> None:
+        assert running._child is not None
+        assert running._child._process is not None
+        running._child._process.kill()
+        running._child._process.wait()
+
+    port = free_port()
+    first, second = EmbeddedBroker(tmp_path, port), EmbeddedBroker(tmp_path, port)
+    try:
+        asyncio.run(scenario(first, second))
+    finally:
+        first.stop()
+        second.stop()
+
+
+def test_what_was_queued_while_the_link_was_lost_arrives_once_it_is_back(broker: EmbeddedBroker) -> None:
+    async def scenario() -> None:
+        async with open_link(broker, "a", UPDATE) as reader, open_link(broker, "pi") as writer:
+            await subscribed(reader)
+            lose_connection(writer)
+            for index in range(100):
+                writer.publish(part(index))
+            await drained(writer)
+            found: list[int] = []
+            while not found or found[-1] != 99:
+                found.append((await message_on(reader))[0].part)
+            assert sorted(set(found)) == list(range(100))
+
+    asyncio.run(scenario())
+
+
+def test_an_oversized_message_is_dropped_and_counted_and_what_stands_behind_it_arrives(broker: EmbeddedBroker) -> None:
+    async def scenario() -> None:
+        async with open_link(broker, "a", UPDATE) as link:
+            await subscribed(link)
+            link.publish(part(1, bytes(UPDATE.max_bytes)))
+            link.publish(part(2))
+            assert (await message_on(link))[0].part == 2
+            link._largest_packet = 1000  # what a broker may say when it welcomes a link
+            link.publish(part(3, bytes(900)))
+            link.publish(part(4))
+            assert (await message_on(link))[0].part == 4
+            await drained(link)
+            assert link.num_dropped == 2
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("size", [1024 * 1024, PLAN.max_bytes])
+def test_the_largest_messages_pass(broker: EmbeddedBroker, size: int) -> None:
+    async def scenario() -> None:
+        async with open_link(broker, "a", PLAN) as link:
+            link._client.publish(topic_of(FLEET, Address(PLAN)), bytes(size), 1)
+            event = await coming(link)
+            assert isinstance(event, Received)
+            assert len(event.payload) == size == link.bytes_down
+
+    asyncio.run(scenario())
+
+
+def test_poison_does_not_end_the_network_thread(broker: EmbeddedBroker) -> None:
+    async def scenario() -> None:
+        async with open_link(broker, "a", UPDATE) as link:
+            await subscribed(link)
+            for payload in (b"", b"\xc1", b"\x91" * 100_000):
+                link._client.publish(topic_of(FLEET, Address(UPDATE, "pi", DIGEST, 1)), payload, 1)
+                event = await coming(link)
+                assert isinstance(event, Received)
+                assert event.payload == payload
+            await subscribed(link, 1)
+
+    asyncio.run(scenario())
+
+
+def test_a_topic_that_is_no_text_is_dropped_and_counted(broker: EmbeddedBroker) -> None:
+    async def scenario() -> None:
+        async with open_link(broker, "a", UPDATE) as link:
+            await asyncio.to_thread(link._client._handle_on_message, MQTTMessage(topic=b"fedlag/v1/\xff"))
+            assert link.num_dropped == 1
+            await subscribed(link)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("timeout_s", [0.1, 1.0])
+def test_an_unreachable_broker_is_named_within_the_time(timeout_s: float) -> None:
+    async def scenario() -> None:
+        port = free_port()
+        link = MqttLink(BrokerAddress(port=port), "home.pi", FLEET, status("pi"))
+        started = time.monotonic()
+        with pytest.raises(BrokerError, match=rf"no broker at 127.0.0.1:{port} .*refused.*`fedlag broker`"):
+            await link.connect(timeout_s)
+        assert time.monotonic() - started < timeout_s + 1
+
+    asyncio.run(scenario())
+
+
+def test_a_host_without_an_address_is_named() -> None:
+    async def scenario() -> None:
+        link = MqttLink(BrokerAddress("no-such-host.invalid"), "home.pi", FLEET, status("pi"))
+        with pytest.raises(BrokerError, match=r"no broker at no-such-host.invalid:1883"):
+            await link.connect(0.1)
+
+    asyncio.run(scenario())
+
+
+def test_a_port_where_something_else_listens_is_named_within_the_time() -> None:
+    async def scenario(port: int) -> None:
+        link = MqttLink(BrokerAddress(port=port), "home.pi", FLEET, status("pi"))
+        with pytest.raises(BrokerError, match=rf"127.0.0.1:{port} \(what listens there does not answer as one\)"):
+            await link.connect(0.5)
+
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        asyncio.run(scenario(silent.getsockname()[1]))
+
+
+def test_closing_while_the_broker_is_away_returns(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        running = EmbeddedBroker(tmp_path)
+        running.start()
+        async with open_link(running, "pi") as link:
+            running.stop()
+            link.publish(part(1))
+            await asyncio.wait_for(link.close(status("pi")), 5)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.slow
+def test_fifty_links_in_a_process(broker: EmbeddedBroker) -> None:
+    async def scenario() -> None:
+        links = [new_link(broker, f"device-{i}") for i in range(50)]
+        await all_of(link.connect() for link in links)
+        async with open_link(broker, "reader", STATUS) as reader:
+            for i, link in enumerate(links):
+                link.publish(status(f"device-{i}", "ready", session=1000))
+            await all_of(drained(link) for link in links)
+            found: set[str] = set()
+            while len(found) < 50:
+                address, message = await message_on(reader)
+                if isinstance(message, DeviceStatus) and message.session == 1000:
+                    found.add(address.device_id)
+        await all_of(link.close() for link in links)
+
+    async def all_of(calls: Iterable[Awaitable[None]]) -> None:
+        await asyncio.gather(*calls)
+
+    asyncio.run(scenario())
