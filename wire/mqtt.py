@@ -134,13 +134,13 @@ class MqttLink:
         advice = "start one with `fedlag broker` or correct the address"
         deadline = time.monotonic() + timeout_s
         while True:
-            self._client.connect_timeout = max(deadline - time.monotonic(), 0.1)
             try:
-                await self._loop.run_in_executor(None, self._connect_once)
+                attempt = self._loop.run_in_executor(None, self._connect_once)
+                await asyncio.wait_for(attempt, max(deadline - time.monotonic(), RETRY_S))
                 break
             except OSError as error:
                 if time.monotonic() + RETRY_S >= deadline:
-                    raise BrokerError(f"no broker at {where} ({error}); {advice}") from error
+                    raise BrokerError(f"no broker at {where} ({error or 'no answer'}); {advice}") from error
                 await asyncio.sleep(RETRY_S)
         self._client.loop_start()
         try:

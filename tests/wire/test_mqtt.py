@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import time
 from collections.abc import AsyncIterator, Awaitable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,7 +12,6 @@ import pytest
 from paho.mqtt.client import MQTTMessage
 
 from broker.embedded import EmbeddedBroker, free_port
-from wire.errors import BrokerError
 from wire.messages import DeviceStatus, Invitation, Message, Part
 from wire.mqtt import BrokerAddress, Connected, MqttLink, Received
 from wire.topics import (
@@ -99,7 +97,7 @@ async def drained(link: MqttLink) -> None:
 def lose_connection(link: MqttLink) -> None:
     """Close the socket under the client, as a power cut or a walk out of the house does."""
     sock = link._client.socket()
-    assert sock is not None
+    assert isinstance(sock, socket.socket)
     sock.shutdown(socket.SHUT_RDWR)
 
 
@@ -293,38 +291,6 @@ def test_a_topic_that_is_no_text_is_dropped_and_counted(broker: EmbeddedBroker) 
             await subscribed(link)
 
     asyncio.run(scenario())
-
-
-@pytest.mark.parametrize("timeout_s", [0.1, 1.0])
-def test_an_unreachable_broker_is_named_within_the_time(timeout_s: float) -> None:
-    async def scenario() -> None:
-        port = free_port()
-        link = MqttLink(BrokerAddress(port=port), "home.pi", FLEET, status("pi"))
-        started = time.monotonic()
-        with pytest.raises(BrokerError, match=rf"no broker at 127.0.0.1:{port} .*refused.*`fedlag broker`"):
-            await link.connect(timeout_s)
-        assert time.monotonic() - started < timeout_s + 1
-
-    asyncio.run(scenario())
-
-
-def test_a_host_without_an_address_is_named() -> None:
-    async def scenario() -> None:
-        link = MqttLink(BrokerAddress("no-such-host.invalid"), "home.pi", FLEET, status("pi"))
-        with pytest.raises(BrokerError, match=r"no broker at no-such-host.invalid:1883"):
-            await link.connect(0.1)
-
-    asyncio.run(scenario())
-
-
-def test_a_port_where_something_else_listens_is_named_within_the_time() -> None:
-    async def scenario(port: int) -> None:
-        link = MqttLink(BrokerAddress(port=port), "home.pi", FLEET, status("pi"))
-        with pytest.raises(BrokerError, match=rf"127.0.0.1:{port} \(what listens there does not answer as one\)"):
-            await link.connect(0.5)
-
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        asyncio.run(scenario(silent.getsockname()[1]))
 
 
 def test_closing_while_the_broker_is_away_returns(tmp_path: Path) -> None:

@@ -1,0 +1,57 @@
+"""``fedlag broker`` runs until it is told to end, and then ends with 0; what stops it from starting is one line."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+HERE = Path(__file__).parents[2]
+COMMAND = [sys.executable, "-m", "fedlag", "broker"]
+
+
+def is_open(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=2).close()
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("to_group", [False, True], ids=["to the process", "to the terminal's group"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_with_0(number: signal.Signals, *, to_group: bool) -> None:
+    command = [*COMMAND, "--port", "0"]
+    with subprocess.Popen(
+        command, cwd=HERE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        assert process.stdout is not None
+        said = process.stdout.readline()
+        port = int(said.partition(":")[2].partition(";")[0])
+        assert is_open(port)
+        (os.killpg if to_group else os.kill)(process.pid, number)
+        _, errors = process.communicate(timeout=20)
+    assert (process.returncode, errors) == (0, "")
+    assert not is_open(port)
+
+
+def test_a_taken_port_ends_it_with_the_brokers_exit_code_in_one_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as occupant:
+        port = str(occupant.getsockname()[1])
+        ended = subprocess.run([*COMMAND, "--port", port], cwd=HERE, capture_output=True, text=True, check=False)
+    assert ended.returncode == 6
+    assert ended.stderr.startswith(f"fedlag broker: port {port} on 127.0.0.1 is taken")
+    assert ended.stderr.count("\n") == 1
+
+
+def test_a_port_that_is_none_is_a_wrong_command_line() -> None:
+    ended = subprocess.run([*COMMAND, "--port", "70000"], cwd=HERE, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert "--port" in ended.stderr
