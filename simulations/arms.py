@@ -6,7 +6,7 @@ from importlib import resources
 
 import msgspec
 
-__all__ = ["ARM_NAMES", "Arm", "chosen_arms", "learning_rates_json"]
+__all__ = ["ARM_NAMES", "Arm", "LearningRates", "chosen_arms", "learning_rates_json"]
 
 ARM_NAMES = ("fedavg", "local", "fedlag-paper", "fedlag-swap")
 LEARNING_RATES_FILE = "learning_rates.json"
@@ -26,10 +26,22 @@ class Arm(msgspec.Struct, frozen=True):
     learning_rate: float
 
 
+class LearningRates(msgspec.Struct, frozen=True):
+    """What ``learning_rates.json`` holds.
+
+    Args:
+        chosen: Arm -> learning rate.
+        validation_accuracy: Arm -> learning rate -> mean validation accuracy at the end.
+    """
+
+    chosen: dict[str, float]
+    validation_accuracy: dict[str, dict[str, float]]
+
+
 def chosen_arms() -> tuple[Arm, ...]:
     """Return the four arms, each with the learning rate that ``fedlag demo --choose-learning-rates`` has chosen."""
     data = resources.files("simulations").joinpath(LEARNING_RATES_FILE).read_bytes()
-    rates = msgspec.json.decode(data, type=dict[str, dict[str, float]])["chosen"]
+    rates = msgspec.json.decode(data, type=LearningRates).chosen
     return tuple(Arm(name, name, rates[name]) for name in ARM_NAMES)
 
 
