@@ -140,7 +140,7 @@ class MqttLink:
                 break
             except OSError as error:
                 if time.monotonic() + RETRY_S >= deadline:
-                    raise BrokerError(f"no broker at {where} ({error or 'no answer'}); {advice}") from error
+                    raise BrokerError(f"no broker at {where} ({str(error) or 'no answer'}); {advice}") from error
                 await asyncio.sleep(RETRY_S)
         self._client.loop_start()
         try:

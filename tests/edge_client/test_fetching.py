@@ -37,8 +37,8 @@ def test_whatever_the_order_every_blob_comes_once_and_its_topic_is_left(
     blobs: list[bytes], data: st.DataObject
 ) -> None:
     fetching, found = Fetching("home"), []
-    for blob in blobs:
-        fetching.want(MODEL, content_digest(blob), 60)
+    for expected in blobs:
+        fetching.want(MODEL, content_digest(expected), 60)
     parts = data.draw(st.permutations([part for blob in blobs for part in split_blob(blob, 25)]))
     for part in parts:
         blob, effects = fetching.take(address(part.index, part.digest), part, 0)
@@ -108,11 +108,10 @@ def test_the_manifest_names_the_files_that_the_runtime_needs_and_no_others() -> 
     assert not files.are_whole
     wanted = [Subscribe(subscription("home", PROGRAM, digest=digests[name])) for name in ("train.onnx", "predict.onnx")]
     assert files.take(model_id, manifest) == wanted
-    assert not files.are_whole
+    assert set(files._expected) == {digests["train.onnx"], digests["predict.onnx"]}
     for name in ("predict.onnx", "train.onnx"):
         assert files.take(digests[name], name.encode()) == []
-    assert files.are_whole
-    assert not files.are_useless
+    assert (files.are_whole, files.are_useless) == (True, False)
     assert set(files.files) == {"manifest.json", "train.onnx", "predict.onnx"}
 
 
