@@ -45,7 +45,7 @@ def test_an_absolute_path_stays(tmp_path: Path) -> None:
     ("text", "says"),
     [
         ('name = "home"', "missing required field `folder`"),
-        (GOOD + "colour = 1", "unknown field `colour`"),
+        (GOOD + "color = 1", "unknown field `color`"),
         (GOOD + 'rounds = "many"', r"Expected `int`, got `str` - at `\$.rounds`"),
         (GOOD + "[broker]\nport = 70000", r"\$.broker.port"),
         (GOOD + "[broker]\nport = 0", r"\$.broker.port"),
