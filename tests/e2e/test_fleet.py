@@ -85,3 +85,17 @@ def test_a_device_and_the_aggregator_that_are_killed_go_on_where_they_were(home:
     assert [home.end(edge, signal.SIGTERM) for edge in edges.values()] == [0, 0, 0], home.logs()
     assert [report.round_number for report in home.reports()] == list(range(1, 14))
     assert all(len(report.counted) == 3 for report in home.reports())
+
+
+def test_a_broker_that_is_restarted_without_its_memory_loses_nothing(home: Home) -> None:
+    names = ["kitchen", "attic", "cellar"]
+    for index, name in enumerate(names):
+        home.device(name, seed=index)
+    server = home.fedlag("aggregator", "run", home.aggregator("fedlag-swap", num_devices=3, num_rounds=8))
+    edges = [home.fedlag("edge", "run", home.folder / f"{name}.toml") for name in names]
+    home.wait_for_rounds(3)
+    home.broker.stop()
+    home.broker.start()
+    assert home.end(server) == 0, home.logs()
+    assert [home.end(edge, signal.SIGTERM) for edge in edges] == [0, 0, 0], home.logs()
+    assert all(len(report.counted) == 3 for report in home.reports())
