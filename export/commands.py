@@ -44,7 +44,8 @@ def export(
 
 
 def main(arguments: list[str]) -> None:
-    """Run ``fedlag export`` with these arguments."""
+    """Run ``fedlag export`` with these arguments; a model of your own may lie in the current folder."""
+    sys.path.insert(0, str(Path.cwd()))
     app(args=arguments, prog_name="fedlag export")
 
 

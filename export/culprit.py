@@ -84,7 +84,7 @@ def _module_by_name(model: TrainableModel, node: Node) -> str | None:
         for program in (forward, forward.run_decompositions()):
             for candidate in _operators(program):
                 stem = _stem(candidate)
-                if stem.startswith(wanted) or wanted.startswith(stem):
+                if stem in wanted or wanted in stem:
                     stack = candidate.meta.get("nn_module_stack") or {"": ("", "")}
                     return str(list(stack.values())[-1][0])
     return None

@@ -117,8 +117,8 @@ def trace_training(model: TrainableModel) -> ExportedProgram:
         for values in params:
             values.requires_grad_()
         program = torch.export.export(TrainStep(model), (params, x, y), dynamic_shapes=shapes, strict=False)
-        refuse_random_operators(model, program)
         program = _export_forward_backward(program)
+        refuse_random_operators(model, program)
         restore_threshold_backward(program.graph)
         program.graph_module.recompile()
         params = [values.detach() for values in params]
@@ -158,6 +158,8 @@ def _tracing() -> Iterator[None]:
     with sdpa_kernel(SDPBackend.MATH):
         try:
             yield
-        except (RuntimeError, TypeError, ValueError, torch._dynamo.exc.TorchDynamoException) as error:  # noqa: SLF001
+        except ExportError:
+            raise
+        except Exception as error:  # torch raises dozens of its own, and asserts
             reason = str(error).strip().splitlines()[0]
             raise ExportError(f"torch cannot trace the model with a batch of any size: {reason}") from error

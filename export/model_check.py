@@ -83,7 +83,8 @@ def _run_once(model: TrainableModel) -> None:
         logits = model.module(x)
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
         reason = str(error).splitlines()[0]
-        raise ExportError(f"the model cannot run on inputs of shape (batch, *{model.input_shape}): {reason}") from error
+        shape = ", ".join(str(size) for size in ("batch", *model.input_shape))
+        raise ExportError(f"the model cannot run on inputs of shape ({shape}): {reason}") from error
     expected = (CHECKED_BATCH, model.num_classes)
     if not isinstance(logits, torch.Tensor) or logits.shape != expected:
         came = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__

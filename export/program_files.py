@@ -52,8 +52,8 @@ def _executorch_file(model: TrainableModel, program: ExportedProgram) -> bytes:
     from executorch.exir import to_edge  # noqa: PLC0415 - slow and noisy
     from executorch.runtime import Runtime  # noqa: PLC0415 - the same
 
-    program = rewrites.for_executorch(program)
     try:
+        program = rewrites.for_executorch(program)
         exported = to_edge(program).to_executorch()
     except Exception as error:  # its passes raise whatever they meet
         raise unsupported_operator(model, program, "ExecuTorch", str(error)) from error
@@ -72,10 +72,10 @@ def _onnx_file(model: TrainableModel, program: ExportedProgram, inputs: Sequence
     """
     import onnx_ir  # noqa: PLC0415 - slow
 
-    program = rewrites.for_onnx(program)
     try:
+        program = rewrites.for_onnx(program)
         exported = torch.onnx.export(program, input_names=inputs, output_names=outputs, verbose=False)
-    except torch.onnx.errors.OnnxExporterError as error:
+    except Exception as error:  # torch raises dozens of its own, and asserts
         raise unsupported_operator(model, program, "ONNX Runtime", f"{error} {error.__cause__}") from error
     if exported is None:
         raise ExportError("torch gave no ONNX program")

@@ -26,7 +26,7 @@ def quiet_exporters() -> Iterator[None]:
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
-            for module in ("copyreg", "torch", "torchao", "executorch", "onnx", "onnxscript"):
+            for module in ("copyreg", "executorch", "importlib", "onnx", "onnxscript", "torch", "torchao"):
                 warnings.filterwarnings("ignore", module=rf"{module}(\.|$)")
             yield
     finally:
