@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import importlib.metadata
 import multiprocessing
+import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -182,6 +184,8 @@ async def _follow(name: str, aggregator: Process, on_round: OnRound) -> list[Rou
 def _export(seeds: tuple[int, ...], folder: Path) -> None:
     from export.model_folder import export_model, write_initial_values  # noqa: PLC0415 - it imports torch
 
+    with (folder / "export.log").open("wb") as log:
+        os.dup2(log.fileno(), sys.stderr.fileno())  # native libraries talk about the processor; errors come as such
     export_model(MODEL, folder / "program")
     for seed in seeds:
         write_initial_values(MODEL, seed, folder / f"initial-{seed}.safetensors")
