@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from wire.messages import TrainingSettings
+from wire.messages import DeviceId, TrainingSettings
 from wire.mqtt import BrokerAddress
 
 __all__ = ["AggregatorConfig", "RoundSettings", "SelectorSettings"]
@@ -67,7 +67,7 @@ class AggregatorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
         training: How devices train.
     """
 
-    fleet: Annotated[str, Meta(pattern="^[a-z0-9-]{1,64}$")]
+    fleet: DeviceId
     program: Path
     folder: Path
     initial: Path | None = None

@@ -203,8 +203,8 @@ class Fleet:
 
     def _take_status(self, device_id: str, status: DeviceStatus, now_s: float) -> list[Effect]:
         known = self._devices.get(device_id)
-        if known is not None and status.session < known.session:
-            return []  # a late will of an older session
+        if known is not None and status.state == "lost" and status.session < known.session:
+            return []  # a late will of an older session; a birth counts whatever its number
         if known is None and len(self._devices) >= MAX_DEVICES:
             raise WireError("unknown-device", f"{device_id} would be one more than {MAX_DEVICES} devices")
         self._devices[device_id] = status

@@ -71,7 +71,7 @@ class Server:
         """
         fleet = self._config.fleet
         lost = self._publication.presence("lost")
-        self._link = MqttLink(self._config.broker, f"{fleet}.aggregator", fleet, lost)
+        self._link = MqttLink(self._config.broker, fleet, fleet, lost)
         for route in (STATUS, SUMMARY, UPDATE):
             self._link.subscribe(subscription(fleet, route))
         await self._link.connect()

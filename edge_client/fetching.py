@@ -101,7 +101,7 @@ class ProgramFiles:
         self.files: dict[str, bytes] = {}
         self._suffix = suffix
         self._fetching = fetching
-        self._expected: dict[str, str] = {}
+        self._expected: dict[str, list[str]] = {}
 
     @property
     def are_whole(self) -> bool:
@@ -115,7 +115,7 @@ class ProgramFiles:
 
     def fetch(self, model_id: str) -> list[Subscribe]:
         """Start anew, with the manifest of this model."""
-        self.files, self._expected = {}, {model_id: MANIFEST}
+        self.files, self._expected = {}, {model_id: [MANIFEST]}
         return self._fetching.want(PROGRAM, model_id, MAX_MANIFEST_BYTES)
 
     def take(self, digest: str, blob: bytes) -> list[Subscribe]:
@@ -124,13 +124,13 @@ class ProgramFiles:
         Raises:
             ManifestError: If the manifest cannot be used.
         """
-        name = self._expected.pop(digest)
-        self.files[name] = blob
-        if name != MANIFEST:
+        names = self._expected.pop(digest)
+        self.files |= dict.fromkeys(names, blob)
+        if names != [MANIFEST]:
             return []
         effects = []
         for file_name, file in decode_manifest(blob).files.items():
             if file_name.endswith(self._suffix):
-                self._expected[file.sha256] = file_name
+                self._expected.setdefault(file.sha256, []).append(file_name)
                 effects += self._fetching.want(PROGRAM, file.sha256, min(file.size_bytes, MAX_PROGRAM_BYTES))
         return effects

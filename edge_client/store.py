@@ -26,6 +26,11 @@ SLOTS = ("generation-a", "generation-b")
 log = logging.getLogger(__name__)
 
 
+class _Slot(msgspec.Struct, frozen=True):
+    num_saved: int
+    generation: Generation
+
+
 class _Session(msgspec.Struct):
     session: int = 0
     bytes_up: int = 0
@@ -46,20 +51,23 @@ class DeviceStore:
         """Make the folder."""
         self._folder = folder
         self._spare_slot = SLOTS[0]
+        self._num_saved = 0
         _make_folder(folder)
 
     def load_generation(self) -> Generation | None:
         """Return the newest generation that is whole, or ``None`` for a new device."""
-        found = [(generation, slot) for slot in SLOTS if (generation := self._load_slot(self._folder / slot))]
+        found = [(content, slot) for slot in SLOTS if (content := self._load_slot(self._folder / slot))]
         if not found:
             return None
-        newest, newest_slot = max(found, key=lambda pair: (pair[0].epoch, pair[0].round_number))
+        newest, newest_slot = max(found, key=lambda pair: pair[0].num_saved)
+        self._num_saved = newest.num_saved
         self._spare_slot = next(slot for slot in SLOTS if slot != newest_slot)
-        return newest
+        return newest.generation
 
     def save_generation(self, generation: Generation) -> None:
         """Commit a generation: after this returns it survives a power cut; before, the last one does."""
-        body = msgspec.msgpack.encode(generation)
+        self._num_saved += 1
+        body = msgspec.msgpack.encode(_Slot(self._num_saved, generation))
         write_durably(self._folder / self._spare_slot, MAGIC + hashlib.sha256(body).digest() + body)
         self._spare_slot = next(slot for slot in SLOTS if slot != self._spare_slot)
 
@@ -99,7 +107,7 @@ class DeviceStore:
         except OSError as error:
             raise _reading_error(self.program_folder(model_id), error) from error
 
-    def _load_slot(self, path: Path) -> Generation | None:
+    def _load_slot(self, path: Path) -> _Slot | None:
         try:
             data = path.read_bytes()
         except FileNotFoundError:
@@ -112,7 +120,7 @@ class DeviceStore:
             log.warning("%s is damaged; going on from the generation before it", path)
             return None
         try:
-            return msgspec.msgpack.decode(body, type=Generation)
+            return msgspec.msgpack.decode(body, type=_Slot)
         except msgspec.DecodeError:
             log.warning("%s is of an unknown format; going on without it", path)
             return None

@@ -101,11 +101,11 @@ class TrainingSettings(msgspec.Struct, frozen=True, kw_only=True):
         part_bytes: The size of a part on the way up.
     """
 
-    learning_rate: Annotated[float, Meta(gt=0)] = 0.05
+    learning_rate: Annotated[float, Meta(gt=0, le=1e9)] = 0.05
     momentum: Annotated[float, Meta(ge=0, lt=1)] = 0.9
     num_epochs: Annotated[int, Meta(ge=0, le=1000)] = 1
     batch_size: Positive = 10
-    max_gradient_norm: Annotated[float, Meta(gt=0)] = 5.0
+    max_gradient_norm: Annotated[float, Meta(gt=0, le=1e9)] = 5.0
     seed: Count = 0
     upload_dtype: Dtype = "float32"
     upload_codec: Codec = "zstd"

@@ -31,6 +31,7 @@ KEEPALIVE_S = 30
 MAX_INFLIGHT = 50
 MAX_QUEUED = 20_000
 MAX_RECEIVED = 20_000
+MAX_RECEIVED_BYTES = 256 * 1024 * 1024
 FIRST_DELAY_S = 1.0
 LONGEST_DELAY_S = 120.0
 RETRY_S = 0.2
@@ -106,7 +107,8 @@ class MqttLink:
         self._filters: dict[str, None] = {}
         self._pending: set[int] = set()
         self._largest_packet = 2**28
-        self._queue: asyncio.Queue[Received | Connected] = asyncio.Queue(MAX_RECEIVED)
+        self._queue: asyncio.Queue[Received | Connected] = asyncio.Queue()
+        self._waiting_bytes = 0
         self._idle = asyncio.Event()
         self._idle.set()
         self._greeted = asyncio.Event()
@@ -210,7 +212,10 @@ class MqttLink:
     async def messages(self) -> AsyncIterator[Received | Connected]:
         """Yield what comes, in order, without an end."""
         while True:
-            yield await self._queue.get()
+            event = await self._queue.get()
+            if isinstance(event, Received):
+                self._waiting_bytes -= len(event.payload)
+            yield event
 
     # What follows runs on paho's network thread: it must neither fail nor take long.
 
@@ -255,14 +260,16 @@ class MqttLink:
 
     def _welcome(self, event: Connected) -> None:
         self._greeted.set()
-        self._enqueue(event)
+        self._queue.put_nowait(event)
 
-    def _enqueue(self, event: Received | Connected) -> None:
-        try:
-            self._queue.put_nowait(event)
-        except asyncio.QueueFull:
+    def _enqueue(self, event: Received) -> None:
+        size = len(event.payload)
+        if self._queue.qsize() >= MAX_RECEIVED or self._waiting_bytes + size > MAX_RECEIVED_BYTES:
             self.num_dropped += 1
-            log.warning("dropped a message: %d wait to be handled already", MAX_RECEIVED)
+            log.warning("dropped a message: %d of %d bytes wait already", self._queue.qsize(), self._waiting_bytes)
+            return
+        self._waiting_bytes += size
+        self._queue.put_nowait(event)
 
     def _settle(self, mid: int) -> None:
         self._pending.discard(mid)
