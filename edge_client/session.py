@@ -112,6 +112,8 @@ class Session:
 
     def connected(self, now_s: float) -> list[Effect]:
         """The link is up, perhaps again: say who is here and, once the plan is known, what it still holds."""
+        if self._plan is None:
+            self._plan_due_s = now_s + PATIENCE_S
         return [*self._tell_presence(now_s), *self._announce(now_s)]
 
     def handle(self, address: Address, message: Message | None, now_s: float) -> list[Effect]:
@@ -140,7 +142,7 @@ class Session:
         effects: list[Effect] = list(self._upload.tick(now_s)) if self._upload else []
         effects += self._fetching.tick(now_s)
         if now_s >= self._plan_due_s:
-            self._plan_due_s = math.inf
+            self._plan_due_s = math.inf if self._plan else now_s + PATIENCE_S
             effects += [Unsubscribe(self._plan_topic), Subscribe(self._plan_topic)]
         return effects + (self._tell_presence(now_s) if now_s >= self._presence_due_s else [])
 

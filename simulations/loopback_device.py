@@ -38,7 +38,7 @@ from wire.topics import (
 
 __all__ = ["LoopbackDevice"]
 
-TICK_S = 0.5
+TICK_S = 1.0
 
 
 class LoopbackDevice:
@@ -148,13 +148,12 @@ class LoopbackDevice:
 
     def _later(self, action: Callable[[Session], None], delay_s: float) -> None:
         """Do something after a while, unless the device was turned off meanwhile."""
-        session = self._session
+        if self._session is not None:
+            self._network.at(self._network.now_s + delay_s, partial(self._act, action, self._session))
 
-        def act() -> None:
-            if session is not None and session is self._session:
-                action(session)
-
-        self._network.at(self._network.now_s + delay_s, act)
+    def _act(self, action: Callable[[Session], None], session: Session) -> None:
+        if session is self._session:
+            action(session)
 
     def _load(self, session: Session, effect: LoadProgram) -> None:
         if effect.files is not None:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
 import msgspec
 import numpy as np
@@ -46,8 +47,8 @@ from wire.topics import (
 __all__ = ["LoopbackAggregator", "LoopbackFleet"]
 
 NAME = "aggregator"
-TICK_S = 0.25
-LONGEST_S = 7 * 24 * 3600.0
+TICK_S = 1.0
+LONGEST_S = 24 * 3600.0
 TRAIN_S = 1.0
 
 
@@ -167,15 +168,13 @@ class LoopbackAggregator:
         except WireError as error:
             self.fleet.refused[error.reason] += 1
 
+    def _tick(self, fleet: Fleet) -> None:
+        if fleet is self._fleet:
+            self._perform(fleet.tick(self._network.now_s))
+            self._later()
+
     def _later(self) -> None:
-        fleet = self._fleet
-
-        def tick() -> None:
-            if fleet is not None and fleet is self._fleet:
-                self._perform(fleet.tick(self._network.now_s))
-                self._later()
-
-        self._network.at(self._network.now_s + TICK_S, tick)
+        self._network.at(self._network.now_s + TICK_S, partial(self._tick, self.fleet))
 
     def _perform(self, effects: Iterable[Effect]) -> None:
         for effect in effects:
@@ -240,7 +239,7 @@ class LoopbackFleet:
         """Let time pass until so many more rounds have closed; return their reports.
 
         Raises:
-            FleetError: If that takes longer than a week of simulated time.
+            FleetError: If that takes longer than a day of simulated time.
         """
         before = len(self.aggregator.reports)
         self.run_until(lambda: len(self.aggregator.reports) >= before + num_rounds)

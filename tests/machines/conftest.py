@@ -1,0 +1,86 @@
+"""Small fleets whose devices see the world through sensors of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from aggregator.config import AggregatorConfig, RoundSettings, SelectorSettings
+from edge_client.dataset import Dataset, Split
+from simulations.loopback import Policy, deliver_once
+from simulations.loopback_fleet import LoopbackFleet
+from simulations.numpy_program import NumpyProgram, initial_values, perceptron_manifest
+from wire.messages import TrainingSettings
+
+NUM_INPUTS, NUM_CLASSES = 4, 3
+
+MakeFleet = Callable[..., LoopbackFleet]
+
+
+def make_dataset(rng: np.random.Generator, sensor: np.ndarray, num_train: int = 40) -> Dataset:
+    """Examples of three classes that one device's sensor turns its own way."""
+    centers = np.eye(NUM_CLASSES, NUM_INPUTS) * 3
+
+    def split(num_examples: int) -> Split:
+        targets = rng.integers(NUM_CLASSES, size=num_examples)
+        inputs = (centers[targets] + rng.normal(0, 1, (num_examples, NUM_INPUTS))) @ sensor
+        return Split(inputs.astype(np.float32), targets.astype(np.int64))
+
+    return Dataset(split(num_train), split(30), split(30))
+
+
+def make_datasets(num_devices: int, *, alike: bool = False, seed: int = 3) -> dict[str, Dataset]:
+    rng = np.random.default_rng(seed)
+    sensors = [np.linalg.qr(rng.normal(size=(NUM_INPUTS, NUM_INPUTS)))[0] for _ in range(num_devices)]
+    if alike:
+        sensors = [np.eye(NUM_INPUTS)] * num_devices
+    return {f"pi-{index}": make_dataset(rng, sensor, 30 + 5 * index) for index, sensor in enumerate(sensors)}
+
+
+def make_config(
+    selector: str = "fedavg",
+    options: dict[str, Any] | None = None,
+    training: TrainingSettings | None = None,
+    **rounds: Any,
+) -> AggregatorConfig:
+    return AggregatorConfig(
+        fleet="home",
+        program=Path("program"),
+        folder=Path("folder"),
+        selector=SelectorSettings(name=selector, options=options or {}),
+        rounds=RoundSettings(**{"gather_s": 5.0, "duration_s": 600.0, **rounds}),
+        training=training or TrainingSettings(learning_rate=0.1),
+    )
+
+
+@pytest.fixture(scope="session")
+def program() -> NumpyProgram:
+    return NumpyProgram(perceptron_manifest([NUM_INPUTS, 8, 6, NUM_CLASSES]))
+
+
+@pytest.fixture
+def make_fleet(program: NumpyProgram) -> MakeFleet:
+    """Builds a fleet: ``make_fleet("fedper", num_devices=6, quorum=4)``."""
+
+    def make(
+        selector: str = "fedavg",
+        options: dict[str, Any] | None = None,
+        *,
+        num_devices: int = 3,
+        alike: bool = False,
+        policy: Policy = deliver_once,
+        train_s: float = 1.0,
+        training: TrainingSettings | None = None,
+        **rounds: Any,
+    ) -> LoopbackFleet:
+        rounds = {"quorum": num_devices, "cohort_size": num_devices, **rounds}
+        config = make_config(selector, options, training, **rounds)
+        initial = initial_values(program.manifest, np.random.default_rng(1))
+        datasets = make_datasets(num_devices, alike=alike)
+        return LoopbackFleet(config, program, initial, datasets, policy=policy, train_s=train_s)
+
+    return make
