@@ -49,19 +49,20 @@ class ExecutorchProgram:
         """Hold the files against the manifest."""
         self.manifest = manifest
         self._names = tuple(parameter.name for parameter in manifest.parameters)
-        # A method does not keep its program alive, nor a program its bytes: without these two the process would crash.
-        self._files = (train_file, predict_file)
-        self._train = _load_method(manifest, "train.pte", train_file)
-        self._predict = _load_method(manifest, "predict.pte", predict_file)
-        self._largest_batch = min(_largest_batch(method, len(self._names)) for method in (self._train, self._predict))
+        # A method does not keep its program alive, nor a program its bytes; without them the process would crash. A file
+        # keeps its bytes and its method, so the files are what is kept here.
+        self._train_file, self._predict_file = train_file, predict_file
+        train = _load_method(manifest, "train.pte", train_file)
+        predict = _load_method(manifest, "predict.pte", predict_file)
+        self._largest_batch = min(_largest_batch(method, len(self._names)) for method in (train, predict))
         batch = self._largest_batch
         params: list[Tensor] = [(parameter.shape, FLOAT32) for parameter in manifest.parameters]
         inputs: Tensor = ((batch, *manifest.input_shape), FLOAT32)
         logits: Tensor = ((batch, manifest.num_classes), FLOAT32)
-        _check_tensors(manifest, "train.pte takes", _inputs(self._train), [*params, inputs, ((batch,), INT64)])
-        _check_tensors(manifest, "train.pte gives", _outputs(self._train), [((), FLOAT32), logits, *params])
-        _check_tensors(manifest, "predict.pte takes", _inputs(self._predict), [*params, inputs])
-        _check_tensors(manifest, "predict.pte gives", _outputs(self._predict), [logits])
+        _check_tensors(manifest, "train.pte takes", _inputs(train), [*params, inputs, ((batch,), INT64)])
+        _check_tensors(manifest, "train.pte gives", _outputs(train), [((), FLOAT32), logits, *params])
+        _check_tensors(manifest, "predict.pte takes", _inputs(predict), [*params, inputs])
+        _check_tensors(manifest, "predict.pte gives", _outputs(predict), [logits])
 
     def train_step(self, params: Params, inputs: np.ndarray, targets: np.ndarray) -> TrainStep:
         """Run one forward and backward pass; nothing is updated.
@@ -82,7 +83,7 @@ class ExecutorchProgram:
         check_targets(self.manifest, targets, len(inputs))
         tensors = [_tensor(params[name]) for name in self._names]
         pieces = [
-            self._run("train.pte", self._train, [*tensors, _tensor(inputs[rows]), _tensor(targets[rows])])
+            self._run("train.pte", self._train_file, [*tensors, _tensor(inputs[rows]), _tensor(targets[rows])])
             for rows in self._pieces(len(inputs))
         ]
         loss, logits, *gradients = pieces[0] if len(pieces) == 1 else _join(pieces, len(inputs))
@@ -102,7 +103,7 @@ class ExecutorchProgram:
         check_inputs(self.manifest, inputs)
         tensors = [_tensor(params[name]) for name in self._names]
         pieces = [
-            self._run("predict.pte", self._predict, [*tensors, _tensor(inputs[rows])])[0]
+            self._run("predict.pte", self._predict_file, [*tensors, _tensor(inputs[rows])])[0]
             for rows in self._pieces(len(inputs))
         ]
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
@@ -112,10 +113,10 @@ class ExecutorchProgram:
         size = self._largest_batch
         return [slice(start, start + size) for start in range(0, num_examples, size)]
 
-    def _run(self, name: str, method: Any, tensors: list[Any]) -> list[np.ndarray]:
+    def _run(self, name: str, file: Any, tensors: list[Any]) -> list[np.ndarray]:
         """Return the method's outputs as arrays of their own."""
         try:
-            return [output.numpy() for output in method.execute(tensors)]
+            return [output.numpy() for output in file.load_method("forward").execute(tensors)]
         except RuntimeError as error:
             raise ProgramError(f"ExecuTorch cannot run {name} of model {self.manifest.model!r}: {error}") from error
 
@@ -151,7 +152,8 @@ def _join(pieces: list[list[np.ndarray]], num_examples: int) -> list[np.ndarray]
         if position == 1:
             joined.append(np.concatenate(values))
         else:
-            joined.append(np.sum([share * part for share, part in zip(shares, values, strict=True)], axis=0))
+            parts = [share * part for share, part in zip(shares, values, strict=True)]
+            joined.append(np.asarray(np.sum(parts, axis=0)))
     return joined
 
 

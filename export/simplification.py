@@ -19,8 +19,6 @@ aten = torch.ops.aten
 TYPICAL_BATCH = 16
 """The batch for which the smaller of two copies is chosen."""
 
-MATRIX = 2
-
 
 def restore_threshold_backward(graph: Graph) -> None:
     """Name ``where(x <= 0, 0, gradient)`` again ``threshold_backward``, the backward of relu, so that it can be rewritten."""

@@ -47,17 +47,29 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-class Branches(nn.Module):
-    """Gives each operator a layer before it and one after it, so that its backward shows in a gradient of its own."""
+class Scale(nn.Module):
+    """Multiplies each input by its own factor, whose gradient shows what came back from the operator behind it."""
 
-    def __init__(self, before: Callable[[], nn.Module], operators: dict[str, Callable[[], nn.Module]]) -> None:
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(1 + 0.1 * torch.randn(shape))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.factor
+
+
+class Branches(nn.Module):
+    """Sums the logits of several operators, each between two layers of its own."""
+
+    def __init__(self, input_shape: tuple[int, ...], operators: dict[str, Callable[[], nn.Module]]) -> None:
         super().__init__()
         self.branches = nn.ModuleDict(
             {
-                name: nn.ModuleDict({"before": before(), "operator": operator(), "head": nn.LazyLinear(5)})
+                name: nn.ModuleDict({"before": Scale(input_shape), "operator": operator(), "head": nn.LazyLinear(5)})
                 for name, operator in operators.items()
             }
         )
+        self(torch.zeros(1, *input_shape))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         logits = [
@@ -80,15 +92,11 @@ class Attention(nn.Module):
 
 
 def spatial_model() -> TrainableModel:
-    module = Branches(lambda: nn.Conv2d(2, 4, 1), SPATIAL_OPERATORS)
-    module(torch.zeros(1, 2, 8, 7))
-    return TrainableModel(module, input_shape=(2, 8, 7), num_classes=5)
+    return TrainableModel(Branches((4, 8, 7), SPATIAL_OPERATORS), input_shape=(4, 8, 7), num_classes=5)
 
 
 def activation_model() -> TrainableModel:
-    module = Branches(lambda: nn.Linear(6, 6), ACTIVATIONS)
-    module(torch.zeros(1, 6))
-    return TrainableModel(module, input_shape=(6,), num_classes=5)
+    return TrainableModel(Branches((6,), ACTIVATIONS), input_shape=(6,), num_classes=5)
 
 
 def attention_model() -> TrainableModel:

@@ -41,7 +41,7 @@ def frozen() -> nn.Module:
 
 def with_unused_layer() -> nn.Module:
     module = Applied(nn.Linear(4, 4))
-    module.unused = nn.Linear(2, 2)
+    module.add_module("unused", nn.Linear(2, 2))
     return module
 
 
@@ -87,8 +87,8 @@ UNSUPPORTED = {
     r"operator aten::convolution_backward of module '0' \(ConvTranspose1d\) cannot run on ONNX": lambda: nn.Sequential(
         nn.ConvTranspose1d(2, 2, 3), nn.Flatten(), nn.Linear(12, 4)
     ),
-    r"operator aten::adaptive_max_pool2d of module '1' \(AdaptiveMaxPool1d\) cannot run": lambda: (
-        nn.Sequential(nn.Conv1d(2, 2, 1), nn.AdaptiveMaxPool1d(3), nn.Flatten(), nn.Linear(6, 4))
+    r"operator aten::adaptive_max_pool2d of module '1' \(AdaptiveMaxPool1d\) cannot run": lambda: nn.Sequential(
+        nn.Conv1d(2, 2, 1), nn.AdaptiveMaxPool1d(3), nn.Flatten(), nn.Linear(6, 4)
     ),
     "torch cannot trace the model with a batch of any size": lambda: nn.Sequential(
         nn.Flatten(), Applied(lambda x: x * 2 if x.shape[0] > 3 else x), nn.Linear(8, 4)
