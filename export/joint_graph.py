@@ -33,7 +33,7 @@ TRACED_BATCH = 5
 """Not 1, which torch would take for a constant, and no size that a model's dimensions are likely to have."""
 
 
-class TrainStep(torch.nn.Module):
+class _TrainStep(torch.nn.Module):
     """Forward, mean cross-entropy and logits as a function of the parameters.
 
     Cross-entropy is log-softmax times the one-hot targets: a gather's backward is a scatter, which some runtimes get wrong.
@@ -58,7 +58,7 @@ class TrainStep(torch.nn.Module):
         return loss, logits.detach()
 
 
-class Predict(torch.nn.Module):
+class _Predict(torch.nn.Module):
     """The logits as a function of the parameters.
 
     Args:
@@ -75,7 +75,7 @@ class Predict(torch.nn.Module):
         return (self._call(params, x),)
 
 
-class JointGraph(torch.nn.Module):
+class _JointGraph(torch.nn.Module):
     """The joined graph as a plain function, its gradients outputs like any other.
 
     Args:
@@ -116,13 +116,13 @@ def trace_training(model: TrainableModel) -> ExportedProgram:
         shapes = ([None] * len(params), {0: batch}, {0: batch})
         for values in params:
             values.requires_grad_()
-        program = torch.export.export(TrainStep(model), (params, x, y), dynamic_shapes=shapes, strict=False)
+        program = torch.export.export(_TrainStep(model), (params, x, y), dynamic_shapes=shapes, strict=False)
         program = _export_forward_backward(program)
         refuse_random_operators(model, program)
         restore_threshold_backward(program.graph)
         program.graph_module.recompile()
         params = [values.detach() for values in params]
-        return torch.export.export(JointGraph(program), (params, x, y), dynamic_shapes=shapes, strict=False)
+        return torch.export.export(_JointGraph(program), (params, x, y), dynamic_shapes=shapes, strict=False)
 
 
 def trace_prediction(model: TrainableModel) -> ExportedProgram:
@@ -130,7 +130,7 @@ def trace_prediction(model: TrainableModel) -> ExportedProgram:
     params, x, _ = _examples(model)
     with _tracing():
         shapes = ([None] * len(params), {0: torch.export.Dim("batch", min=1, max=LARGEST_BATCH)})
-        program = torch.export.export(Predict(model), (params, x), dynamic_shapes=shapes, strict=False)
+        program = torch.export.export(_Predict(model), (params, x), dynamic_shapes=shapes, strict=False)
         return program.run_decompositions()
 
 

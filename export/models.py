@@ -16,7 +16,16 @@ from torch import nn
 
 from wire.errors import ExportError
 
-__all__ = ["TrainableModel", "built_in_models", "load_model"]
+__all__ = [
+    "ImageCnn",
+    "TrainableModel",
+    "WatchCnn",
+    "built_in_models",
+    "digits_mlp",
+    "image_cnn",
+    "load_model",
+    "watch_cnn",
+]
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from export.native_convolution import native_convolution_backward
 from export.pooling import max_pool, max_pool_backward
 from export.simplification import cancel_permutations, merge_equal_nodes, transpose_small_factors
 
-__all__ = ["for_executorch", "for_onnx"]
+__all__ = ["EXECUTORCH", "ONNX", "Rewrites", "for_executorch", "for_onnx"]
 
 aten = torch.ops.aten
 
@@ -24,7 +24,7 @@ Rewrites = dict[Any, Callable[..., Any]]
 """torch operator -> the same function in operators that a runtime has, and has right and fast."""
 
 
-def add_product(
+def _add_product(
     bias: torch.Tensor, left: torch.Tensor, right: torch.Tensor, *, beta: float = 1, alpha: float = 1
 ) -> torch.Tensor | NotImplementedType:
     """Return ``aten.addmm`` as a product and a sum: ExecuTorch's own is 40 times slower."""
@@ -33,27 +33,27 @@ def add_product(
     return torch.mm(left, right) + bias
 
 
-def is_greatest_by_sign(value: torch.Tensor, greatest: torch.Tensor) -> torch.Tensor:
+def _is_greatest_by_sign(value: torch.Tensor, greatest: torch.Tensor) -> torch.Tensor:
     """Return 1 where the value is the greatest, else 0; ExecuTorch's comparisons and casts are slow, its signs are fast."""
     return (value - greatest).sign() + 1
 
 
-def is_greatest_by_comparison(value: torch.Tensor, greatest: torch.Tensor) -> torch.Tensor:
+def _is_greatest_by_comparison(value: torch.Tensor, greatest: torch.Tensor) -> torch.Tensor:
     """Return 1 where the value is the greatest, else 0; in ONNX Runtime comparisons and casts are fast, signs are slow."""
     return (value >= greatest).to(value.dtype)
 
 
-def threshold_backward_by_sign(gradient: torch.Tensor, x: torch.Tensor, threshold: float) -> torch.Tensor:
+def _threshold_backward_by_sign(gradient: torch.Tensor, x: torch.Tensor, threshold: float) -> torch.Tensor:
     """Return ``aten.threshold_backward``, the backward of relu, as a product with a mask."""
     return gradient * torch.relu(x - threshold if threshold else x).sign()
 
 
-def threshold_backward_by_comparison(gradient: torch.Tensor, x: torch.Tensor, threshold: float) -> torch.Tensor:
+def _threshold_backward_by_comparison(gradient: torch.Tensor, x: torch.Tensor, threshold: float) -> torch.Tensor:
     """Return ``aten.threshold_backward``, the backward of relu, as a product with a mask."""
     return gradient * (x > threshold).to(gradient.dtype)
 
 
-def zeros_for_empty(size: Sequence[int | torch.SymInt], order: Sequence[int], **options: Any) -> torch.Tensor:  # noqa: ARG001
+def _zeros_for_empty(size: Sequence[int | torch.SymInt], order: Sequence[int], **options: Any) -> torch.Tensor:  # noqa: ARG001
     """Return ``aten.empty_permuted``, whose values and order in memory are free: zeros, as they come."""
     return torch.zeros(size, dtype=options["dtype"])
 
@@ -61,28 +61,28 @@ def zeros_for_empty(size: Sequence[int | torch.SymInt], order: Sequence[int], **
 BOTH: Rewrites = {
     aten._adaptive_avg_pool2d_backward.default: adaptive_average_pool_backward,  # noqa: SLF001 - the operator's name
     aten.avg_pool2d_backward.default: average_pool_backward,
-    aten.empty_permuted.default: zeros_for_empty,
+    aten.empty_permuted.default: _zeros_for_empty,
     aten.max_pool2d_with_indices.default: max_pool,
 }
 
 EXECUTORCH: Rewrites = {
     **BOTH,
-    aten.addmm.default: add_product,
+    aten.addmm.default: _add_product,
     aten.convolution.default: convolution,
     aten.convolution_backward.default: convolution_backward,
     aten.max_pool2d_with_indices_backward.default: functools.partial(
-        max_pool_backward, is_greatest=is_greatest_by_sign
+        max_pool_backward, is_greatest=_is_greatest_by_sign
     ),
-    aten.threshold_backward.default: threshold_backward_by_sign,
+    aten.threshold_backward.default: _threshold_backward_by_sign,
 }
 
 ONNX: Rewrites = {
     **BOTH,
     aten.convolution_backward.default: native_convolution_backward,
     aten.max_pool2d_with_indices_backward.default: functools.partial(
-        max_pool_backward, is_greatest=is_greatest_by_comparison
+        max_pool_backward, is_greatest=_is_greatest_by_comparison
     ),
-    aten.threshold_backward.default: threshold_backward_by_comparison,
+    aten.threshold_backward.default: _threshold_backward_by_comparison,
 }
 
 
