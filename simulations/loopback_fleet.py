@@ -97,7 +97,11 @@ class LoopbackAggregator:
 
     def layer(self, name: str) -> np.ndarray:
         """Return the last average of a layer, float32, shape ``(num_params,)``."""
-        return decode_layer(self._layers[self.state.layers[name]], self._manifest.layer(name))
+        return self.published_layer(name, self.state.layers[name])
+
+    def published_layer(self, name: str, digest: str) -> np.ndarray:
+        """Return the values of a layer that some plan named, by their digest."""
+        return decode_layer(self._layers[digest], self._manifest.layer(name))
 
     def start(self) -> None:
         """Turn it on, perhaps again: from the checkpoint, with an empty round log."""

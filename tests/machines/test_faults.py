@@ -12,7 +12,7 @@ from simulations.loopback import Faults, Loopback
 from simulations.loopback_fleet import LoopbackFleet
 from tests.machines.conftest import MakeFleet
 
-NUM_SCHEDULES = 48
+NUM_SCHEDULES = 42
 SELECTORS: tuple[tuple[str, dict[str, Any], int], ...] = (
     ("fedavg", {}, 4),
     ("fedper", {"num_personal": 1}, 4),
