@@ -50,7 +50,7 @@ Policy = Callable[[Crossing, str], Sequence[Delivery]]
 """Given a message and the subscriber's name: the copies that arrive there."""
 
 
-def deliver_once(crossing: Crossing, receiver: str) -> Sequence[Delivery]:  # noqa: ARG001 - the same for everyone
+def deliver_once(crossing: Crossing, _receiver: str) -> Sequence[Delivery]:
     """Deliver every message once and in order: the policy of a network without faults."""
     return (Delivery(crossing.payload),)
 
@@ -88,7 +88,7 @@ class Faults:
         self._damaged = damaged
         self._longest_delay_s = longest_delay_s
 
-    def __call__(self, crossing: Crossing, receiver: str) -> Sequence[Delivery]:  # noqa: ARG002 - chance hits all alike
+    def __call__(self, crossing: Crossing, _receiver: str) -> Sequence[Delivery]:
         """Return the copies that arrive."""
         duplicated, delayed, lost, damaged, delay, second_delay = self._rng.random(6).tolist()
         if lost < self._lost:

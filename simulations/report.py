@@ -35,7 +35,7 @@ from simulations.wording import (
 )
 from wire.errors import StoreError
 
-__all__ = ["render_report", "write_report"]
+__all__ = ["ArmView", "DeviceView", "PersonalView", "render_report", "write_report"]
 
 
 class ArmView(NamedTuple):

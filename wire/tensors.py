@@ -25,7 +25,16 @@ from wire.digest import content_digest
 from wire.errors import RefusalReason, WireError
 from wire.manifest import LayerSpec
 
-__all__ = ["Codec", "Dtype", "decode_layer", "encode_layer", "flatten_layer", "max_encoded_bytes", "unflatten_layer"]
+__all__ = [
+    "Codec",
+    "Dtype",
+    "TensorHeader",
+    "decode_layer",
+    "encode_layer",
+    "flatten_layer",
+    "max_encoded_bytes",
+    "unflatten_layer",
+]
 
 Dtype = Literal["float32", "bfloat16", "int8"]
 Codec = Literal["raw", "zstd"]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -65,17 +66,18 @@ class Branches(nn.Module):
         super().__init__()
         self.branches = nn.ModuleDict(
             {
-                name: nn.ModuleDict({"before": Scale(input_shape), "operator": operator(), "head": nn.LazyLinear(5)})
+                name: nn.Sequential(
+                    OrderedDict(
+                        before=Scale(input_shape), operator=operator(), flat=nn.Flatten(), head=nn.LazyLinear(5)
+                    )
+                )
                 for name, operator in operators.items()
             }
         )
         self(torch.zeros(1, *input_shape))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        logits = [
-            branch["head"](branch["operator"](branch["before"](x)).flatten(1)) for branch in self.branches.values()
-        ]
-        return torch.stack(logits).sum(0)
+        return torch.stack([branch(x) for branch in self.branches.values()]).sum(0)
 
 
 class Attention(nn.Module):
@@ -88,7 +90,8 @@ class Attention(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.norm(x + self.attention(x, x, x, need_weights=False)[0])
-        return self.head(nn.functional.gelu(self.fc1(x)).mean(1))
+        logits: torch.Tensor = self.head(nn.functional.gelu(self.fc1(x)).mean(1))
+        return logits
 
 
 def spatial_model() -> TrainableModel:
@@ -118,8 +121,9 @@ class Exported:
     folder: Path
 
     def load(self, runtime: str) -> TrainingProgram:
-        load = {"onnx": load_onnx_program, "executorch": load_executorch_program}[runtime]
-        return load(self.folder, self.report.manifest)
+        if runtime == "onnx":
+            return load_onnx_program(self.folder, self.report.manifest)
+        return load_executorch_program(self.folder, self.report.manifest)
 
     def params(self) -> dict[str, np.ndarray]:
         return {name: values.detach().numpy().copy() for name, values in self.model.module.named_parameters()}

@@ -10,7 +10,7 @@ import torch
 from edge_client.program import TrainStep
 
 if TYPE_CHECKING:
-    from conftest import Exported
+    from tests.export.conftest import Exported
 
 RUNTIMES = ("onnx", "executorch")
 MODELS = ("watch-cnn", "spatial", "activations", "attention")

@@ -21,7 +21,7 @@ from wire.errors import ManifestError, ProgramError
 from wire.manifest import ModelManifest, ParameterSpec, ProgramFile
 
 if TYPE_CHECKING:
-    from conftest import Exported
+    from tests.export.conftest import Exported
 
 Exporter = Callable[[str], "Exported"]
 
@@ -42,7 +42,8 @@ def folder(exported: Exporter, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def manifest(exported: Exporter) -> ModelManifest:
-    return exported("watch-cnn").report.manifest
+    manifest: ModelManifest = exported("watch-cnn").report.manifest
+    return manifest
 
 
 def with_file(manifest: ModelManifest, name: str, data: bytes) -> ModelManifest:
