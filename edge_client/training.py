@@ -101,7 +101,9 @@ def run_round(program: TrainingProgram, data: Dataset, work: RoundWork) -> Round
     installed = _params(manifest, work.installed)
     before = measure(program, installed, data.validation)
     test = None if data.test is None else measure(program, installed, data.test)
-    gains = {} if work.own is None else _swap_gains(program, data.validation, work, work.own)
+    gains: dict[str, float] = {}
+    if work.own is not None and plan.swap_candidates:
+        gains = _swap_gains(program, data.validation, work, work.own)
     if plan.training.num_epochs == 0:
         return RoundOutcome({}, {}, 0, 0.0, before, before, test, gains)
     params = {name: values.copy() for name, values in installed.items()}

@@ -9,8 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+import simulations.loopback_device
 from aggregator.config import AggregatorConfig, RoundSettings, SelectorSettings
 from edge_client.dataset import Dataset, Split
+from edge_client.program import TrainingProgram
+from edge_client.training import RoundOutcome, RoundWork, run_round
 from simulations.loopback import Policy, deliver_once
 from simulations.loopback_fleet import LoopbackFleet
 from simulations.numpy_program import NumpyProgram, initial_values, perceptron_manifest
@@ -19,6 +22,7 @@ from wire.messages import TrainingSettings
 NUM_INPUTS, NUM_CLASSES = 4, 3
 
 MakeFleet = Callable[..., LoopbackFleet]
+Works = dict[tuple[str, int], RoundWork]
 
 
 def make_dataset(rng: np.random.Generator, sensor: np.ndarray, num_train: int = 40) -> Dataset:
@@ -84,3 +88,16 @@ def make_fleet(program: NumpyProgram) -> MakeFleet:
         return LoopbackFleet(config, program, initial, datasets, policy=policy, train_s=train_s)
 
     return make
+
+
+@pytest.fixture
+def works(monkeypatch: pytest.MonkeyPatch) -> Works:
+    """(device, round) -> what it trained from, filled while a fleet runs."""
+    seen: Works = {}
+
+    def watched(program: TrainingProgram, data: Dataset, work: RoundWork) -> RoundOutcome:
+        seen[work.device_id, work.plan.round_number] = work
+        return run_round(program, data, work)
+
+    monkeypatch.setattr(simulations.loopback_device, "run_round", watched)
+    return seen

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from simulations.loopback import Faults, Loopback
-from simulations.loopback_fleet import LoopbackFleet
+from simulations.loopback_device import LoopbackDevice
+from simulations.loopback_fleet import LoopbackAggregator, LoopbackFleet
 from tests.machines.conftest import MakeFleet
 
 NUM_SCHEDULES = 42
@@ -39,7 +40,7 @@ def disturb(fleet: LoopbackFleet, seed: int) -> None:
     """Plan power cuts, lost links and jumps of the clock, on devices and aggregator alike."""
     rng = np.random.default_rng([seed, 1])
     network: Loopback = fleet.network
-    machines = [*fleet.devices.values(), fleet.aggregator]
+    machines: list[LoopbackDevice | LoopbackAggregator] = [*fleet.devices.values(), fleet.aggregator]
     for time_s in np.cumsum(rng.exponential(20.0, size=30)).tolist():
         machine = machines[int(rng.integers(len(machines)))]
         pause_s = float(rng.exponential(5.0))

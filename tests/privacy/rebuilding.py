@@ -79,7 +79,7 @@ def rebuild(
     errors = [np.linalg.norm(guess - it) / np.linalg.norm(it) for guess, it in zip(guesses, updates, strict=True)]
     drift = solve(maps, [sketch.values for sketch, _ in found])
     return Rebuilt(
-        share, float(np.mean(cosines)), float(np.mean(errors)), cosine(drift, np.sum(updates, axis=0, dtype=np.float64))
+        share, float(np.mean(cosines)), float(np.mean(errors)), cosine(drift, np.sum(np.stack(updates), axis=0))
     )
 
 

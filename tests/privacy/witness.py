@@ -14,7 +14,7 @@ from simulations.loopback import Crossing
 from simulations.loopback_fleet import LoopbackFleet
 from simulations.numpy_program import NumpyProgram, initial_values, perceptron_manifest
 from tests.privacy.rebuilding import Rebuilt, Secret, Sketch, rebuild
-from wire.messages import RoundPlan, Summary, TrainingSettings
+from wire.messages import Part, RoundPlan, Summary, TrainingSettings
 from wire.parts import Assembly
 from wire.topics import SUMMARY, decode_payload, parse_topic
 
@@ -84,7 +84,7 @@ def sent_sketch(crossings: list[Crossing], layer: str, seed: int, num_params: in
     for crossing in crossings:
         address = parse_topic("home", crossing.topic)
         part = decode_payload(address, crossing.payload)
-        if address.route is not SUMMARY or part is None:
+        if address.route is not SUMMARY or not isinstance(part, Part):
             continue
         data = Assembly(part.digest, 1 << 24).add(part)
         assert data is not None, "a summary in one part is enough for these models"
