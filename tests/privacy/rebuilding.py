@@ -22,7 +22,6 @@ from simulations.loopback import Crossing
 from wire.sketches import CountSketch
 
 PIECE = 8
-STRIDE = 4
 SAME_COSINE = 0.9995
 SMALLEST, LARGEST = 1e-9, 1e3
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
@@ -89,8 +88,8 @@ def find_values(rounds: Iterable[tuple[Sequence[Crossing], Secret]]) -> float:
     for crossings, secret in rounds:
         if found is None:
             found = np.zeros(secret.values.size, dtype=bool)
-        streams = [stream for data in unpack(crossings) for stream in readings(data)]
-        streams += [numbers(crossings)]
+        strings = list(unpack(crossings))
+        streams = [*(stream for data in strings for stream in readings(data)), numbers(strings)]
         for target in secret:
             mark(found, target, streams)
     return 0.0 if found is None else float(found.mean())
@@ -99,7 +98,7 @@ def find_values(rounds: Iterable[tuple[Sequence[Crossing], Secret]]) -> float:
 def mark(found: np.ndarray, target: np.ndarray, streams: Iterable[np.ndarray]) -> None:
     """Mark the parameters of which a piece stands somewhere in the streams, up to a common scale."""
     length = min(PIECE, target.size)
-    starts = np.unique([*range(0, target.size - length, STRIDE), target.size - length])
+    starts = np.unique([*range(0, target.size - length, length), target.size - length])
     pieces = np.stack([target[start : start + length] for start in starts]).astype(np.float32)
     norms = np.linalg.norm(pieces, axis=1)
     pieces, starts = pieces[norms > 0] / norms[norms > 0, None], starts[norms > 0]
@@ -153,10 +152,10 @@ def plausible(stream: np.ndarray) -> np.ndarray:
         return np.where((sizes > SMALLEST) & (sizes < LARGEST), values, 0.0).astype(np.float32)
 
 
-def numbers(crossings: Iterable[Crossing]) -> np.ndarray:
+def numbers(strings: Iterable[bytes]) -> np.ndarray:
     """Return all numbers that the messages write out, in order."""
     found: list[float] = []
-    for data in unpack(crossings):
+    for data in strings:
         try:
             collect(msgspec.msgpack.decode(data), found)
         except (msgspec.DecodeError, UnicodeDecodeError):

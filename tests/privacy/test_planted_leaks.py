@@ -114,7 +114,7 @@ def in_the_summary(leak: Leak) -> Callable[[ModelManifest, RoundWork, RoundOutco
     return change
 
 
-def watch_leak(num_rounds: int = 5) -> Witness:
+def watch_leak(num_rounds: int = 2) -> Witness:
     witness = make_witness("fedavg", {"pinned": PINNED})
     witness.watch(num_rounds)
     return witness
@@ -134,7 +134,7 @@ def watch_leak(num_rounds: int = 5) -> Witness:
 )
 def test_a_personal_layer_that_is_uploaded_is_found(leak: Leak, monkeypatch: pytest.MonkeyPatch) -> None:
     plant(monkeypatch, in_the_summary(leak))
-    witness = watch_leak()
+    witness = watch_leak(NUM_PIECES if leak is in_pieces_over_several_rounds else 1)
     assert witness.attack(LEAKING, "hidden").share > 0.9
     assert not witness.attack("pi-3", "hidden").is_rebuilt
 

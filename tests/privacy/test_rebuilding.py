@@ -9,7 +9,6 @@ import pytest
 from tests.privacy.witness import make_witness
 
 NUM_ROUNDS = 30
-VICTIMS = ("pi-0", "pi-3")
 SELECTORS: list[tuple[str, dict[str, Any], set[str]]] = [
     ("local", {}, {"hidden", "middle", "middle2", "head"}),
     ("fedper", {"num_personal": 3}, {"middle", "middle2", "head"}),
@@ -30,10 +29,9 @@ def test_30_rounds_of_messages_do_not_give_a_personal_layer_away(
     attacked = witness.personal_layers()
     assert attacked >= expected
     assert attacked
-    for device_id in VICTIMS:
-        for layer in sorted(attacked):
-            rebuilt = witness.attack(device_id, layer)
-            assert not rebuilt.is_rebuilt, f"{layer} of {device_id}: {rebuilt}"
+    for layer in sorted(attacked):
+        rebuilt = witness.attack("pi-0", layer)
+        assert not rebuilt.is_rebuilt, f"{layer}: {rebuilt}"
 
 
 @pytest.mark.parametrize(
