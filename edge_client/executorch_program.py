@@ -164,7 +164,9 @@ def _import_runtime() -> Callable[[bytes], Any]:
             warnings.simplefilter("ignore")  # "This API is experimental", on import
             from executorch.runtime import Runtime  # noqa: PLC0415 - whoever runs ONNX pays for no torch
     except ImportError as error:
-        raise ProgramError(f"ExecuTorch cannot be imported ({error}); docs/install.md says what the role export needs") from error
+        raise ProgramError(
+            f"ExecuTorch cannot be imported ({error}); docs/install.md says what the role export needs"
+        ) from error
     load: Callable[[bytes], Any] = Runtime.get().load_program
     return load
 
