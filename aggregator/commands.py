@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 import typer
@@ -33,13 +33,13 @@ def aggregator() -> None:
 @app.command()
 def run(
     config: Annotated[Path, typer.Argument(help="The aggregator's TOML file.")],
-    output: Annotated[str, typer.Option("--format", help="text, or json: one line per closed round.")] = "text",
-    verbose: Annotated[bool, typer.Option(help="Log every refused message.")] = False,
+    output: Annotated[
+        Literal["text", "json"], typer.Option("--format", help="text, or json: one line per closed round.")
+    ] = "text",
+    quiet: Annotated[bool, typer.Option(help="Log errors alone.")] = False,
 ) -> None:
     """Run rounds until the last one is closed, or until SIGTERM or Ctrl+C."""
-    logging.basicConfig(
-        level=logging.WARNING if verbose else logging.ERROR, format="%(asctime)s %(levelname)s %(message)s"
-    )
+    logging.basicConfig(level=logging.ERROR if quiet else logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     settings = load_settings(config, AggregatorConfig)
     asyncio.run(_run(settings, _print_json if output == "json" else _print_text))
 
@@ -67,5 +67,6 @@ def _print_text(report: RoundReport) -> None:
     personal = ", ".join(report.next_personal_layers) or "none"
     console.print(
         f"round {report.round_number} ({report.selector}): {len(report.counted)} counted, {len(report.refused)} refused, "
-        f"{len(report.dropouts)} silent; validation loss {sum(losses) / max(len(losses), 1):.3f}; personal next: {personal}"
+        f"{len(report.dropouts)} silent; validation loss {sum(losses) / max(len(losses), 1):.3f}; personal next: {personal}",
+        soft_wrap=True,
     )

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 
 from aggregator.admission import max_summary_bytes
@@ -17,6 +18,7 @@ from aggregator.closing import count_evidence, report_round
 from aggregator.config import AggregatorConfig
 from aggregator.evidence import Selector
 from aggregator.planning import FleetState, build_plan, choose_cohort
+from aggregator.presence import Presence
 from aggregator.publication import Publication
 from aggregator.receipts import Receipts, last_word
 from aggregator.round import Round, RoundEffect
@@ -33,7 +35,7 @@ from wire.topics import INVITATION, STATUS, SUMMARY, UPDATE, Address, Envelope
 __all__ = ["Checkpoint", "CloseRound", "Effect", "Finished", "Fleet"]
 
 
-MAX_DEVICES = 100_000
+MAX_EPOCHS_AHEAD = 1000
 
 
 class CloseRound(NamedTuple):
@@ -44,11 +46,11 @@ class CloseRound(NamedTuple):
 
 
 class Checkpoint(NamedTuple):
-    """Effect: make the state, the new layers (digest -> encoded values) and the report durable, as one."""
+    """Effect: make the state, the new layers (digest -> encoded values) and the report, if there is one, durable, as one."""
 
     state: FleetState
     layers: dict[str, bytes]
-    report: RoundReport
+    report: RoundReport | None
 
 
 class Finished(NamedTuple):
@@ -87,7 +89,7 @@ class Fleet:
         self._manifest = manifest
         self._selector = selector
         self._publication = publication
-        self._devices: dict[str, DeviceStatus] = {}
+        self._presence = Presence()
         self._summaries: dict[str, Assembly] = {}
         self._receipts = Receipts()
         self._round: Round | None = None
@@ -99,12 +101,15 @@ class Fleet:
     @property
     def reachable(self) -> frozenset[str]:
         """Devices that are there, can take part or are training, and know the codec of this fleet's uploads."""
-        codec = self.state.plan.training.upload_codec
-        return frozenset(
-            name
-            for name, status in self._devices.items()
-            if status.state in ("ready", "training") and codec in status.codecs
-        )
+        return self._presence.reachable(self.state.plan.training.upload_codec)
+
+    @property
+    def waiting_for(self) -> str:
+        """What keeps the next round from opening, for people; empty while a round is open."""
+        if self._round is not None or self.state.is_finished:
+            return ""
+        rounds = self._config.rounds
+        return f"{len(self.reachable)} devices are ready; a round needs {rounds.quorum}, at best {rounds.cohort_size}"
 
     def connected(self, now_s: float) -> list[Effect]:
         """The link is up, perhaps again: publish all that is retained, and the invitations that are open."""
@@ -121,10 +126,10 @@ class Fleet:
             WireError: If it is refused; the state is as before.
         """
         device_id = address.device_id
-        if address.route is not STATUS and device_id not in self._devices:
+        if address.route is not STATUS and device_id not in self._presence:
             raise WireError("unknown-device", f"{device_id} has never said that it is here")
         match address.route, message:
-            case (route, DeviceStatus()) if route is STATUS:
+            case (route, (DeviceStatus() | None)) if route is STATUS:
                 return self._take_status(device_id, message, now_s)
             case (route, Part()) if route is SUMMARY:
                 return self._take_summary_part(device_id, message, now_s)
@@ -158,7 +163,7 @@ class Fleet:
         digests = {name: content_digest(blob) for name, blob in blobs.items()}
         new_layers = {digests[name]: blob for name, blob in blobs.items()}
         evidence = count_evidence(round_.plan, self._manifest, counted)
-        runtimes = {name: self._devices[name].runtime for name in counted if name in self._devices}
+        runtimes = {name: runtime for name, runtime in self._presence.runtimes().items() if name in counted}
         was_measuring = round_.plan.training.num_epochs == 0
         if was_measuring:
             selector_state, decision = self.state.selector_state, self.state.decision
@@ -185,10 +190,10 @@ class Fleet:
             round_number=round_.plan.round_number + 1,
             previous=round_.plan_digest,
         )
-        self.state = FleetState(
+        self.state = msgspec.structs.replace(
+            self.state,
             plan=plan,
             layers=layers,
-            selector=self._selector.name,
             selector_state=selector_state,
             decision=decision,
             is_finished=was_measuring,
@@ -201,16 +206,24 @@ class Fleet:
         effects += self._publication.next_version(new_layers, plan)
         return effects + self._open_if_gathered(now_s)
 
-    def _take_status(self, device_id: str, status: DeviceStatus, now_s: float) -> list[Effect]:
-        known = self._devices.get(device_id)
-        if known is not None and status.state == "lost" and status.session < known.session:
-            return []  # a late will of an older session; a birth counts whatever its number
-        if known is None and len(self._devices) >= MAX_DEVICES:
-            raise WireError("unknown-device", f"{device_id} would be one more than {MAX_DEVICES} devices")
-        self._devices[device_id] = status
-        if self._round is None:
-            return self._open_if_gathered(now_s)
-        return self._close_if_over(now_s)
+    def _take_status(self, device_id: str, status: DeviceStatus | None, now_s: float) -> list[Effect]:
+        self._presence.take(device_id, status)
+        effects = [] if status is None else self._catch_up(device_id, status)
+        return [*effects, *(self._close_if_over(now_s) if self._round else self._open_if_gathered(now_s))]
+
+    def _catch_up(self, device_id: str, status: DeviceStatus) -> list[Effect]:
+        """Rise above a device that has seen a later plan than ours: we were restored, or have lost a checkpoint."""
+        plan = self.state.plan
+        if (status.epoch, status.round_number) <= (plan.epoch, plan.round_number):
+            return []
+        if status.epoch > plan.epoch + MAX_EPOCHS_AHEAD:
+            raise WireError(
+                "foreign-round", f"{device_id} claims to have seen epoch {status.epoch}, this is {plan.epoch}"
+            )
+        plan = msgspec.structs.replace(plan, epoch=status.epoch + 1)
+        self.state = msgspec.structs.replace(self.state, plan=plan)
+        self._plan_digest, self._round, self._is_closing = plan_digest(plan), None, False
+        return [Checkpoint(self.state, {}, None), *self._publication.next_version({}, plan)]
 
     def _take_part(self, device_id: str, part: Part, now_s: float) -> list[Effect]:
         round_ = self._round

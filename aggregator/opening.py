@@ -18,8 +18,8 @@ log = logging.getLogger(__name__)
 def open_state(config: AggregatorConfig, program: ProgramFolder, selector: Selector, store: FleetStore) -> FleetState:
     """Return the state to go on from; it is in the store when this returns.
 
-    Another model starts at round 1 of the next epoch, with its initial values. Another selector starts without evidence
-    and goes on with the layers as they are. A fleet that had finished goes on if the configuration now asks for more
+    Another model starts at round 1 of the next epoch, with its initial values. Another selector, or other options, start without
+    evidence and go on with the layers as they are. A fleet that had finished goes on if the configuration now asks for more
     rounds.
 
     Raises:
@@ -33,11 +33,13 @@ def open_state(config: AggregatorConfig, program: ProgramFolder, selector: Selec
         return _first_state(config, program, selector, store, epoch)
     num_rounds = config.rounds.num_rounds
     has_more_rounds = num_rounds is None or state.plan.round_number <= num_rounds
-    if state.selector == selector.name and not (state.is_finished and has_more_rounds):
+    options = config.selector.options
+    is_same_rule = (state.selector, state.selector_options) == (selector.name, options)
+    if is_same_rule and not (state.is_finished and has_more_rounds):
         return state
     selector_state, decision = state.selector_state, state.decision
-    if state.selector != selector.name:
-        log.warning("the selector is %s now, it was %s: it starts without evidence", selector.name, state.selector)
+    if not is_same_rule:
+        log.warning("the selector is now %s %s: it starts without evidence", selector.name, options or "")
         selector_state, decision = selector.start({layer.name: layer.num_params for layer in program.manifest.layers})
     plan = build_plan(
         config,
@@ -54,6 +56,7 @@ def open_state(config: AggregatorConfig, program: ProgramFolder, selector: Selec
         plan=plan,
         layers=state.layers,
         selector=selector.name,
+        selector_options=options,
         selector_state=selector_state,
         decision=decision,
         is_finished=state.is_finished and not has_more_rounds,
@@ -78,7 +81,12 @@ def _first_state(
         epoch=epoch,
     )
     state = FleetState(
-        plan=plan, layers=layers, selector=selector.name, selector_state=selector_state, decision=decision
+        plan=plan,
+        layers=layers,
+        selector=selector.name,
+        selector_options=config.selector.options,
+        selector_state=selector_state,
+        decision=decision,
     )
     store.save(state, {digest: data for digest, (_, data) in blobs.items()})
     return state

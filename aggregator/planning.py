@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Set as AbstractSet
+from typing import Any
 
 import msgspec
 
@@ -22,6 +23,7 @@ class FleetState(msgspec.Struct, frozen=True, kw_only=True):
         plan: Of the round that is next, or open.
         layers: Layer -> digest of its last average; of its initial values if it was never shared.
         selector: The selector's name.
+        selector_options: The options that it was configured with.
         selector_state: Its own state.
         decision: The last one.
         is_finished: The last round is closed.
@@ -30,6 +32,7 @@ class FleetState(msgspec.Struct, frozen=True, kw_only=True):
     plan: RoundPlan
     layers: dict[str, str]
     selector: str
+    selector_options: dict[str, Any] = {}
     selector_state: SelectorState
     decision: Decision
     is_finished: bool = False

@@ -59,6 +59,7 @@ class Server:
         self._log: RoundLog | None = None
         self._finished = asyncio.Event()
         if state.is_finished:
+            log.info("all %s rounds are done; raise num_rounds to go on", config.rounds.num_rounds)
             self._finished.set()
         self._one_at_a_time = asyncio.Lock()
 
@@ -101,17 +102,21 @@ class Server:
         try:
             address = parse_topic(self._config.fleet, event.topic)
             message = decode_payload(address, event.payload)
-            if message is not None:
-                await self._perform(self._fleet.handle(address, message, time.monotonic()))
+            await self._perform(self._fleet.handle(address, message, time.monotonic()))
         except WireError as error:
             self._fleet.refused[error.reason] += 1
             log.warning("refused a message on %s: %s", event.topic[:200], error)
 
     async def _let_time_pass(self) -> None:
+        waiting_for = ""
         while True:
             await asyncio.sleep(TICK_S)
             async with self._one_at_a_time:
                 await self._perform(self._fleet.tick(time.monotonic()))
+            if self._fleet.waiting_for != waiting_for:
+                waiting_for = self._fleet.waiting_for
+                if waiting_for:
+                    log.info("%s", waiting_for)
 
     async def _perform(self, effects: Iterable[Effect]) -> None:
         for effect in effects:
@@ -127,13 +132,17 @@ class Server:
                 case CloseRound():
                     await self._close_round(effect)
                 case Checkpoint():
-                    self._store.save(effect.state, effect.layers, effect.report)
-                    if self._log is not None:
-                        self._log.delete()
-                        self._log = None
-                    self._on_report(effect.report)
+                    self._save(effect)
                 case Finished():
                     self._finished.set()
+
+    def _save(self, effect: Checkpoint) -> None:
+        self._store.save(effect.state, effect.layers, effect.report)
+        if self._log is not None:
+            self._log.delete()
+            self._log = None
+        if effect.report is not None:
+            self._on_report(effect.report)
 
     async def _close_round(self, effect: CloseRound) -> None:
         devices = tuple(effect.weights)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 from pathlib import Path
 
 import msgspec
@@ -17,13 +18,14 @@ from aggregator.planning import FleetState
 from aggregator.round_log import RoundLog
 from aggregator.round_report import RoundReport
 from wire.digest import content_digest
-from wire.durable import UNFINISHED, storage_error, write_durably
+from wire.durable import storage_error, write_durably
 from wire.errors import StoreError
 
 __all__ = ["FleetStore"]
 
 MAGIC = b"FEDLAG-CHECKPOINT-1\n"
 NUM_CHECKPOINTS = 10
+CHECKPOINT = re.compile(r"(\d+)-(\d+)(-finished)?")
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +56,8 @@ class FleetStore:
             session = int(path.read_text())
         except (FileNotFoundError, ValueError):
             session = 0
+        except OSError as error:
+            raise storage_error(path, error) from error
         write_durably(path, str(session + 1).encode())
         return session + 1
 
@@ -99,10 +103,19 @@ class FleetStore:
         return RoundLog(self._folder / "rounds" / _name(epoch, round_number))
 
     def _checkpoints(self) -> list[Path]:
-        return sorted(path for path in (self._folder / "checkpoints").iterdir() if path.suffix != UNFINISHED)
+        found = [
+            (match, path) for path in self._folder.glob("checkpoints/*") if (match := CHECKPOINT.fullmatch(path.name))
+        ]
+        return [
+            path for _, path in sorted(found, key=lambda pair: (int(pair[0][1]), int(pair[0][2]), pair[0][3] or ""))
+        ]
 
     def _load_checkpoint(self, path: Path) -> FleetState | None:
-        data = path.read_bytes()
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            log.warning("cannot read %s: %s", path, error.strerror)
+            return None
         start = len(MAGIC) + hashlib.sha256().digest_size
         if not data.startswith(MAGIC) or hashlib.sha256(data[start:]).digest() != data[len(MAGIC) : start]:
             return None

@@ -19,7 +19,7 @@ from edge_client.program import TrainingProgram
 from edge_client.session import Effect, LoadProgram, Session, Train
 from edge_client.store import DeviceStore
 from edge_client.training import run_round
-from wire.errors import FedlagError, ModelError, ProgramError, WireError
+from wire.errors import DataError, FedlagError, ModelError, ProgramError, WireError
 from wire.manifest import ModelManifest
 from wire.messages import DeviceStatus
 from wire.mqtt import Connected, MqttLink, Received
@@ -77,7 +77,15 @@ class Agent:
         self._dataset: Dataset | None = None
         self._program: TrainingProgram | None = None
         self._jobs: set[asyncio.Task[None]] = set()
+        self._said = ""
         self.refused: Counter[str] = Counter()
+        if not config.data.exists():
+            raise DataError(f"no data file at {config.data}; name an .npz file as `data` in the device's configuration")
+
+    @property
+    def device_id(self) -> str:
+        """The device's name."""
+        return self._config.device_id
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve the fleet until ``stop`` is set.
@@ -139,6 +147,8 @@ class Agent:
             match effect:
                 case Envelope():
                     self._link.publish(effect)
+                    if effect.address.route is STATUS:
+                        self._say_what_changed()
                 case Subscribe():
                     self._link.subscribe(effect.topic_filter)
                 case Unsubscribe():
@@ -147,6 +157,13 @@ class Agent:
                     self._start(self._load(effect))
                 case Train():
                     self._start(self._train(effect))
+
+    def _say_what_changed(self) -> None:
+        _, reason = self._session.status
+        said = reason or "ready"  # training is everyday's work
+        if said != self._said:
+            self._said = said
+            log.info("%s in fleet %s: %s", self.device_id, self._config.fleet, said)
 
     def _start(self, job: Coroutine[None, None, None]) -> None:
         task = self._group.create_task(job)
@@ -164,7 +181,7 @@ class Agent:
             return
         try:
             program = await loop.run_in_executor(self._workshop.executor, self._load_program, model_id, manifest)
-        except ProgramError as error:
+        except ModelError as error:
             log.warning("%s cannot load its program: %s", self._config.device_id, error)
             if effect.files is None:  # what the disk has is damaged: fetch it again
                 self._perform(self._session.program_missing(model_id))

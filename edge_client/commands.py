@@ -11,9 +11,12 @@ from pathlib import Path
 
 from edge_client.agent import Agent, Workshop
 from edge_client.config import EdgeConfig
+from wire.errors import FedlagError
 from wire.settings import load_settings
 
 __all__ = ["main"]
+
+log = logging.getLogger(__name__)
 
 
 def main(arguments: list[str]) -> None:
@@ -22,10 +25,10 @@ def main(arguments: list[str]) -> None:
     verbs = parser.add_subparsers(dest="verb", required=True)
     run = verbs.add_parser("run", help="serve the fleet until SIGTERM or Ctrl+C")
     run.add_argument("config", nargs="+", type=Path, help="a device's TOML file; several make several devices")
-    run.add_argument("--verbose", action="store_true", help="log every refused message")
+    run.add_argument("--quiet", action="store_true", help="log errors alone")
     options = parser.parse_args(arguments)
     logging.basicConfig(
-        level=logging.WARNING if options.verbose else logging.ERROR, format="%(asctime)s %(levelname)s %(message)s"
+        level=logging.ERROR if options.quiet else logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
     )
     configs = [load_settings(path, EdgeConfig) for path in options.config]
     asyncio.run(_run_devices(configs))
@@ -39,4 +42,20 @@ async def _run_devices(configs: list[EdgeConfig]) -> None:
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="training") as executor:
         workshop = Workshop(executor)
         agents = [Agent(config, workshop) for config in configs]
-        await asyncio.gather(*(agent.run(stop) for agent in agents))
+        if len(agents) == 1:
+            await agents[0].run(stop)
+            return
+        ends = await asyncio.gather(*(_run_device(agent, stop) for agent in agents))
+    for error in ends:
+        if error is not None:
+            raise error
+
+
+async def _run_device(agent: Agent, stop: asyncio.Event) -> FedlagError | None:
+    """Run a device; one that cannot go on does not end the others of this process."""
+    try:
+        await agent.run(stop)
+    except FedlagError as error:
+        log.error("%s ended: %s", agent.device_id, error)  # noqa: TRY400 - one line, for people
+        return error
+    return None

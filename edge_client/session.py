@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -100,7 +100,7 @@ class Session:
         self._upload = UploadConversation(device_id, generation.upload) if generation else None
 
     @property
-    def status(self) -> tuple[str, str]:
+    def status(self) -> tuple[Literal["ready", "training", "waiting"], str]:
         """The state that the fleet sees, and the reason why the device waits."""
         if self._trouble:
             return "waiting", self._trouble
@@ -109,6 +109,12 @@ class Session:
         if self._plan is None:
             return "waiting", "no plan from the aggregator yet"
         return ("ready", "") if self._manifest else ("waiting", "fetching the program")
+
+    @property
+    def _seen(self) -> tuple[int, int]:
+        """Epoch and round number of the latest plan that it has served or heard of."""
+        plans = [known for known in (self._plan, self._generation) if known is not None]
+        return max(((plan.epoch, plan.round_number) for plan in plans), default=(0, 0))
 
     def connected(self, now_s: float) -> list[Effect]:
         """The link is up, perhaps again: say who is here and, once the plan is known, what it still holds."""
@@ -190,9 +196,7 @@ class Session:
         digest = plan_digest(plan)
         if digest == self._plan_digest:
             return []
-        seen = (self._plan.epoch, self._plan.round_number) if self._plan else (-1, 0)
-        if self._generation:
-            seen = max(seen, (self._generation.epoch, self._generation.round_number))
+        seen = self._seen
         if (plan.epoch, plan.round_number) < seen:
             raise WireError("foreign-round", f"plan {plan.epoch}/{plan.round_number} is older than {seen[0]}/{seen[1]}")
         if self._manifest is not None and plan.model_id == self._model_id:
@@ -288,6 +292,9 @@ class Session:
         if self._told == self.status:
             return []
         self._told = self.status
-        state, reason = self.status
-        status = DeviceStatus(state=state, session=self._session_number, reason=reason, runtime=self._runtime)  # type: ignore[arg-type]
+        (state, reason), (epoch, round_number) = self.status, self._seen
+        status = DeviceStatus(
+            state=state, reason=reason, session=self._session_number, runtime=self._runtime,
+            epoch=epoch, round_number=round_number,
+        )  # fmt: skip
         return [Envelope(Address(STATUS, self.device_id), status)]

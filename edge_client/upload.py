@@ -67,18 +67,24 @@ class UploadConversation:
             raise WireError(
                 "foreign-round", f"an acknowledgement of round {acknowledgement.round_number}, not of this one"
             )
-        self._num_announced = 0
+        if len(set(acknowledgement.wanted)) < len(acknowledgement.wanted):
+            raise WireError(
+                "malformed", f"an acknowledgement of round {acknowledgement.round_number} wants a part twice"
+            )
+        if acknowledgement.wanted or acknowledgement.state == "stored":
+            self._num_announced = 0
         self._schedule(now_s)
         if acknowledgement.state == "stored":
             self._next_s = None
         envelopes = []
+        size, blobs = self._upload.part_bytes, self._upload.blobs
+        named = {wanted.digest for wanted in acknowledgement.wanted}
+        parts = {digest: split_blob(blobs[digest], size, digest) for digest in named & blobs.keys()}
         for wanted in acknowledgement.wanted:
-            blob = self._upload.blobs.get(wanted.digest)
-            parts = () if blob is None else split_blob(blob, self._upload.part_bytes, wanted.digest)
-            if wanted.index >= len(parts):
+            if wanted.index >= len(parts.get(wanted.digest, ())):
                 raise WireError("wrong-digest", f"part {wanted.index} of {wanted.digest[:12]} is not in this upload")
             address = Address(UPDATE, self._device_id, wanted.digest, wanted.index)
-            envelopes.append(Envelope(address, parts[wanted.index]))
+            envelopes.append(Envelope(address, parts[wanted.digest][wanted.index]))
         return envelopes
 
     def _schedule(self, now_s: float) -> None:

@@ -134,7 +134,10 @@ def load_model(name: str) -> TrainableModel:
         10
     """
     factory = BUILT_IN.get(name) or _import_factory(name)
-    model = factory()
+    try:
+        model = factory()
+    except Exception as error:
+        raise ExportError(f"{name} cannot be called without arguments: {type(error).__name__}: {error}") from error
     if not isinstance(model, TrainableModel):
         raise ExportError(f"{name} returned a {type(model).__name__}; return an export.models.TrainableModel")
     return model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -71,7 +72,9 @@ def demo(
 
 
 def main(arguments: list[str]) -> None:
-    """Run ``fedlag demo`` with these arguments."""
+    """Run ``fedlag demo`` with these arguments; SIGTERM and a closed terminal end it as Ctrl+C does."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
     app(args=arguments, prog_name="fedlag demo")
 
 

@@ -167,8 +167,7 @@ class LoopbackAggregator:
         try:
             address = parse_topic(self._config.fleet, topic)
             message = decode_payload(address, payload)
-            if message is not None:
-                self._perform(self.fleet.handle(address, message, self._network.now_s))
+            self._perform(self.fleet.handle(address, message, self._network.now_s))
         except WireError as error:
             self.fleet.refused[error.reason] += 1
 
@@ -195,7 +194,8 @@ class LoopbackAggregator:
                 case Checkpoint():
                     self._checkpoint = msgspec.msgpack.encode(effect.state)
                     self._layers |= effect.layers
-                    self.reports.append(effect.report)
+                    if effect.report is not None:
+                        self.reports.append(effect.report)
                     self.committed, self._appended = {}, {}
                 case Envelope() | Finished():
                     pass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
 import signal
 import sys
@@ -16,6 +17,7 @@ __all__ = ["Process", "run_process"]
 
 STOP_PATIENCE_S = 20.0
 LAST_WORDS = 2000
+PR_SET_PDEATHSIG = 1
 
 
 class Process:
@@ -63,6 +65,12 @@ class Process:
         await self._child.wait()
 
 
+def _die_with_parent() -> None:
+    """Let the kernel end this child when its parent is gone, however that happened; Linux alone can."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
 @asynccontextmanager
 async def run_process(name: str, arguments: list[str], folder: Path) -> AsyncIterator[Process]:
     """Run ``fedlag`` with these arguments, one compute thread each; it is stopped when the block ends.
@@ -84,6 +92,7 @@ async def run_process(name: str, arguments: list[str], folder: Path) -> AsyncIte
             stdout=asyncio.subprocess.PIPE,
             stderr=errors,
             limit=2**24,
+            preexec_fn=_die_with_parent,
             env={**os.environ, **threads},
         )
     process = Process(name, child, log)

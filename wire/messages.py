@@ -77,6 +77,8 @@ class DeviceStatus(Message, frozen=True, kw_only=True):
         reason: Why it waits, for people.
         codecs: The codecs that it can decode; ``raw`` always.
         runtime: ``onnx`` or ``executorch``.
+        epoch: Of the last plan that it has seen; an aggregator that restarts from a backup learns from it.
+        round_number: Of the same plan; 0 if it has seen none.
     """
 
     state: Literal["ready", "training", "waiting", "lost"]
@@ -84,6 +86,8 @@ class DeviceStatus(Message, frozen=True, kw_only=True):
     reason: Text = ""
     codecs: tuple[Codec, ...] = ("raw", "zstd")
     runtime: Text = ""
+    epoch: Count = 0
+    round_number: Count = 0
 
 
 class TrainingSettings(msgspec.Struct, frozen=True, kw_only=True):

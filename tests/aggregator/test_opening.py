@@ -16,7 +16,7 @@ from aggregator.program_folder import ProgramFolder
 from aggregator.selection import make_selector
 from aggregator.store import FleetStore
 from wire.digest import content_digest
-from wire.errors import ManifestError, ModelError
+from wire.errors import ConfigError, ManifestError, ModelError
 from wire.manifest import LayerSpec, ModelManifest, ParameterSpec, ProgramFile, encode_manifest
 
 LAYERS = {"body": 6, "head": 3}
@@ -87,6 +87,15 @@ def test_another_selector_goes_on_with_the_layers_and_without_evidence(config: A
     assert state.selector == "fedper"
     assert list(state.plan.personal_layers) == ["head"]
     assert (state.plan.epoch, state.plan.round_number) == (1, 2)
+
+
+def test_other_options_of_the_selector_are_checked_and_start_it_anew(config: AggregatorConfig) -> None:
+    go_on(config, start(config), 2)
+    pinned = msgspec.structs.replace(config, selector=SelectorSettings(name="fedavg", options={"pinned": ["head"]}))
+    assert list(start(pinned).plan.personal_layers) == ["head"]
+    unknown = msgspec.structs.replace(config, selector=SelectorSettings(name="fedavg", options={"pinned": ["nose"]}))
+    with pytest.raises(ConfigError, match="nose"):
+        start(unknown)
 
 
 def test_a_finished_fleet_stays_finished_until_more_rounds_are_asked_for(config: AggregatorConfig) -> None:

@@ -82,7 +82,7 @@ def test_the_fleet_by_hand_runs_as_its_page_says(tmp_path: Path) -> None:
         codes = [child.wait(timeout=30) for child in running]
     assert codes == [0, 0, 0]
     reports = sorted((home / "aggregator" / "reports").glob("*.json"))
-    assert len(reports) == 11
+    assert len(reports) == 31
     last = json.loads(reports[-1].read_text())
     assert min(figures["test"]["accuracy"] for figures in last["counted"].values()) > 0.5
 

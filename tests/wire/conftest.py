@@ -29,7 +29,7 @@ A, B, C = (digit * 64 for digit in "abc")
 
 EXAMPLES: tuple[Message, ...] = (
     ServerStatus(state="online", session=3),
-    DeviceStatus(state="waiting", session=7, reason="quiet hours", runtime="onnx"),
+    DeviceStatus(state="waiting", session=7, reason="quiet hours", runtime="onnx", epoch=1, round_number=12),
     RoundPlan(
         fleet="home",
         epoch=1,
