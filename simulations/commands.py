@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from aggregator.round_report import RoundReport
 from simulations.arms import Arm, chosen_arms
@@ -85,8 +85,6 @@ def _progress(arms: Sequence[Arm], num_rounds: int, title: str) -> Iterator[OnRo
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("rounds"),
-        TimeElapsedColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[accuracy]}"),
     )
@@ -96,6 +94,6 @@ def _progress(arms: Sequence[Arm], num_rounds: int, title: str) -> Iterator[OnRo
         def on_round(name: str, report: RoundReport) -> None:
             accuracies = [figures.before.accuracy for figures in report.counted.values()]
             mean = sum(accuracies) / max(len(accuracies), 1)
-            progress.update(bars[name], advance=1, accuracy=f"validation accuracy {mean:.3f}")
+            progress.update(bars[name], advance=1, accuracy=f"accuracy {mean:.3f}")
 
         yield on_round
