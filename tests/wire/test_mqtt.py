@@ -237,7 +237,7 @@ def test_closing_while_the_broker_is_away_returns(tmp_path: Path) -> None:
         async with open_link(running, "pi") as link:
             running.stop()
             link.publish(part(1))
-            await asyncio.wait_for(link.close(status("pi")), 5)
+            await asyncio.wait_for(link.close(status("pi")), 20)
 
     asyncio.run(scenario())
 
