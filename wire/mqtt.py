@@ -166,8 +166,8 @@ class MqttLink:
                 log.warning("the broker did not acknowledge the last messages; closing all the same")
         self._client.disconnect()
         await self._loop.run_in_executor(None, self._client.loop_stop)
-        client = self._client  # without its way back to us it is freed at once, and closes its sockets in order
-        client.on_connect = client.on_disconnect = client.on_message = client.on_publish = None
+        # paho leaves its wake-up sockets to the garbage collector; its thread has ended, so they can be closed here.
+        self._client._reset_sockets(sockpair_only=True)  # noqa: SLF001
 
     def publish(self, envelope: Envelope) -> None:
         """Send a message at QoS 1; it is queued while the broker is away.
