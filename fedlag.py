@@ -12,7 +12,7 @@ from wire.errors import FedlagError
 __all__ = ["main"]
 
 VERBS = {
-    "demo": ("simulations.commands", "20 devices, a real broker, four rules: everything on this machine"),
+    "demo": ("simulations.demo.commands", "20 devices, a real broker, four rules: everything on this machine"),
     "export": ("export.commands", "make a torch model into a program that devices can train"),
     "broker": ("broker.commands", "run the MQTT broker"),
     "aggregator": ("aggregator.commands", "run the home server's part of a fleet"),

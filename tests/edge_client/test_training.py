@@ -8,7 +8,7 @@ import pytest
 from edge_client.dataset import Dataset, Split
 from edge_client.generation import Traffic, compose_generation
 from edge_client.training import RoundOutcome, RoundWork, measure, run_round, summarize_update
-from simulations.numpy_program import NumpyProgram, initial_values, perceptron_manifest
+from simulations.loopback.numpy_program import NumpyProgram, initial_values, perceptron_manifest
 from wire.manifest import LayerSpec, ParameterSpec
 from wire.messages import RoundPlan, TrainingSettings
 from wire.random import key_from_label, random_permutation

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-import simulations.loopback_device
+import simulations.loopback.device
 from aggregator.config import AggregatorConfig, RoundSettings, SelectorSettings
 from edge_client.dataset import Dataset, Split
 from edge_client.program import TrainingProgram
 from edge_client.training import RoundOutcome, RoundWork, run_round
-from simulations.loopback import Policy, deliver_once
-from simulations.loopback_fleet import LoopbackFleet
-from simulations.numpy_program import NumpyProgram, initial_values, perceptron_manifest
+from simulations.loopback.fleet import LoopbackFleet
+from simulations.loopback.network import Policy, deliver_once
+from simulations.loopback.numpy_program import NumpyProgram, initial_values, perceptron_manifest
 from wire.messages import TrainingSettings
 
 NUM_INPUTS, NUM_CLASSES = 4, 3
@@ -99,5 +99,5 @@ def works(monkeypatch: pytest.MonkeyPatch) -> Works:
         seen[work.device_id, work.plan.round_number] = work
         return run_round(program, data, work)
 
-    monkeypatch.setattr(simulations.loopback_device, "run_round", watched)
+    monkeypatch.setattr(simulations.loopback.device, "run_round", watched)
     return seen

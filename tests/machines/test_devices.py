@@ -9,8 +9,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from simulations.loopback import Crossing, Delivery
-from simulations.loopback_fleet import LoopbackFleet
+from simulations.loopback.fleet import LoopbackFleet
+from simulations.loopback.network import Crossing, Delivery
 from tests.machines.conftest import MakeFleet, Works
 from wire.messages import Acknowledgement
 from wire.topics import ACKNOWLEDGEMENT, PLAN, decode_payload, parse_topic

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from simulations.loopback import Faults, Loopback
-from simulations.loopback_device import LoopbackDevice
-from simulations.loopback_fleet import LoopbackAggregator, LoopbackFleet
+from simulations.loopback.device import LoopbackDevice
+from simulations.loopback.fleet import LoopbackAggregator, LoopbackFleet
+from simulations.loopback.network import Faults, Loopback
 from tests.machines.conftest import MakeFleet
 
 NUM_SCHEDULES = 42

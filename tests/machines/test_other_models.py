@@ -10,7 +10,7 @@ import numpy as np
 
 from edge_client.generation import Traffic, compose_generation
 from edge_client.training import run_round
-from simulations.loopback import Crossing, Delivery
+from simulations.loopback.network import Crossing, Delivery
 from tests.machines.conftest import MakeFleet, Works
 from wire.messages import TrainingSettings
 from wire.topics import PLAN, parse_topic

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import aggregator.fleet
-import simulations.loopback_device
-import simulations.loopback_fleet
+import simulations.loopback.device
+import simulations.loopback.fleet
 from aggregator.fleet import CloseRound, Effect, Fleet
 from aggregator.round import Round
 from edge_client.dataset import Dataset
@@ -19,7 +19,7 @@ from edge_client.program import TrainingProgram
 from edge_client.session import Effect as DeviceEffect
 from edge_client.session import Session
 from edge_client.training import RoundOutcome, RoundWork, run_round
-from simulations.loopback import Faults
+from simulations.loopback.network import Faults
 from tests.machines import test_devices, test_rounds
 from tests.machines.conftest import MakeFleet, Works
 from tests.machines.test_faults import disturb, trace
@@ -69,7 +69,7 @@ def test_an_average_in_the_order_of_arrival(make_fleet: MakeFleet, monkeypatch: 
     def stored(self: Round) -> dict[str, Summary]:
         return {name: answer.summary for name, answer in self._answers.items() if answer.is_stored}
 
-    monkeypatch.setattr(simulations.loopback_fleet, "weighted_average", average)
+    monkeypatch.setattr(simulations.loopback.fleet, "weighted_average", average)
     monkeypatch.setattr(Round, "stored", property(stored))
     assert_that_faults_show(make_fleet)
 
@@ -86,14 +86,14 @@ def test_a_round_that_depends_on_how_often_the_device_was_started(
         drifted = work._replace(plan=msgspec.structs.replace(work.plan, training=training))
         return run_round(program, data, drifted)
 
-    start = simulations.loopback_device.LoopbackDevice.start
+    start = simulations.loopback.device.LoopbackDevice.start
 
-    def restarting(self: simulations.loopback_device.LoopbackDevice) -> None:
+    def restarting(self: simulations.loopback.device.LoopbackDevice) -> None:
         tries[self.device_id, 0] += 10
         start(self)
 
-    monkeypatch.setattr(simulations.loopback_device, "run_round", drifting)
-    monkeypatch.setattr(simulations.loopback_device.LoopbackDevice, "start", restarting)
+    monkeypatch.setattr(simulations.loopback.device, "run_round", drifting)
+    monkeypatch.setattr(simulations.loopback.device.LoopbackDevice, "start", restarting)
     assert_that_faults_show(make_fleet)
 
 

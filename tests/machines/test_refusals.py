@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from edge_client.generation import Generation
-from simulations.loopback_fleet import LoopbackFleet
+from simulations.loopback.fleet import LoopbackFleet
 from tests.machines.conftest import MakeFleet
 from tests.machines.test_devices import told
 from wire.codec import encode_message

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from aggregator.round import Round
-from simulations.loopback_fleet import LoopbackFleet
+from simulations.loopback.fleet import LoopbackFleet
 from tests.machines.conftest import MakeFleet
 from tests.machines.test_devices import told
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from aggregator.averaging import weighted_average
-from simulations.loopback_fleet import LoopbackFleet
-from simulations.numpy_program import NumpyProgram
+from simulations.loopback.fleet import LoopbackFleet
+from simulations.loopback.numpy_program import NumpyProgram
 from tests.machines.conftest import NUM_CLASSES, NUM_INPUTS, MakeFleet
 from wire.messages import RoundPlan
 from wire.topics import PLAN, UPDATE, decode_payload, parse_topic

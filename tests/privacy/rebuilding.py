@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 import zstandard
 
-from simulations.loopback import Crossing
+from simulations.loopback.network import Crossing
 from wire.sketches import CountSketch
 
 PIECE = 8

@@ -11,7 +11,7 @@ import pytest
 import zstandard
 
 import edge_client.upload
-import simulations.loopback_device
+import simulations.loopback.device
 from edge_client.generation import Generation, Traffic, Upload, compose_generation
 from edge_client.training import RoundOutcome, RoundWork
 from edge_client.upload import UploadConversation
@@ -99,7 +99,7 @@ def plant(monkeypatch: pytest.MonkeyPatch, change: Callable[..., RoundOutcome]) 
             outcome = change(manifest, work, outcome)
         return compose_generation(manifest, work, outcome, previous, num_examples, traffic)
 
-    monkeypatch.setattr(simulations.loopback_device, "compose_generation", leaking)
+    monkeypatch.setattr(simulations.loopback.device, "compose_generation", leaking)
 
 
 def in_the_summary(leak: Leak) -> Callable[[ModelManifest, RoundWork, RoundOutcome], RoundOutcome]:
@@ -191,7 +191,7 @@ def test_parts_that_nobody_asked_for_are_found(monkeypatch: pytest.MonkeyPatch) 
         return msgspec.structs.replace(generation, upload=upload)
 
     monkeypatch.setattr(edge_client.upload.UploadConversation, "announce", leaking)
-    monkeypatch.setattr(simulations.loopback_device, "compose_generation", compose)
+    monkeypatch.setattr(simulations.loopback.device, "compose_generation", compose)
     witness = watch_leak()
     assert witness.attack(LEAKING, "hidden").share > 0.9
     assert not witness.attack("pi-3", "hidden").is_rebuilt

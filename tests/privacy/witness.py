@@ -10,9 +10,9 @@ import numpy as np
 
 from aggregator.config import AggregatorConfig, RoundSettings, SelectorSettings
 from edge_client.dataset import Dataset, Split
-from simulations.loopback import Crossing
-from simulations.loopback_fleet import LoopbackFleet
-from simulations.numpy_program import NumpyProgram, initial_values, perceptron_manifest
+from simulations.loopback.fleet import LoopbackFleet
+from simulations.loopback.network import Crossing
+from simulations.loopback.numpy_program import NumpyProgram, initial_values, perceptron_manifest
 from tests.privacy.rebuilding import Rebuilt, Secret, Sketch, rebuild
 from wire.messages import Part, RoundPlan, Summary, TrainingSettings
 from wire.parts import Assembly

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulations.watch import (
+from simulations.data.watch import (
     EXERCISES,
     INPUT_SHAPE,
     DeviceData,

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from simulations.report_svg import NUM_ARM_STYLES, Picture, Scale, even_ticks
-from simulations.results import ArmResult, DemoResult, RoundResult
-from simulations.wording import megabytes, percent, round_spans, shorten
+from simulations.demo.results import ArmResult, DemoResult, RoundResult
+from simulations.demo.wording import megabytes, percent, round_spans, shorten
+from simulations.svg import NUM_ARM_STYLES, Picture, Scale, even_ticks
 
 __all__ = [
     "MAX_COLUMNS",

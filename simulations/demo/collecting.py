@@ -6,8 +6,8 @@ import statistics
 from collections.abc import Sequence
 
 from aggregator.round_report import RoundReport
-from simulations.arms import Arm
-from simulations.results import ArmResult, DeviceResult, Estimate, RoundResult
+from simulations.demo.arms import Arm
+from simulations.demo.results import ArmResult, DeviceResult, Estimate, RoundResult
 from wire.errors import FleetError
 
 __all__ = ["collect_arm"]

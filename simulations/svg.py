@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 from markupsafe import Markup
 
-from simulations.wording import printable
+from simulations.demo.wording import printable
 
 __all__ = ["NUM_ARM_STYLES", "Picture", "Scale", "even_ticks", "marker"]
 

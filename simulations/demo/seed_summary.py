@@ -10,7 +10,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from simulations.results import DemoResult, Estimate, share_below_local
+from simulations.demo.results import DemoResult, Estimate, share_below_local
 from wire.errors import DataError
 
 __all__ = ["ArmSummary", "SeedSummary", "summarize_seeds", "summary_to_json"]

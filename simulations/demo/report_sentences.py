@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from simulations.results import LOCAL_ARM, ArmResult, DemoResult, share_below_local
-from simulations.wording import percent, printable
+from simulations.demo.results import LOCAL_ARM, ArmResult, DemoResult, share_below_local
+from simulations.demo.wording import percent, printable
 
 __all__ = ["REFERENCE_ARM", "findings"]
 

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulations.report import render_report, write_report
-from simulations.report_sentences import findings
-from simulations.report_svg import Scale, even_ticks
-from simulations.results import DemoResult
+from simulations.demo.report import render_report, write_report
+from simulations.demo.report_sentences import findings
+from simulations.demo.results import DemoResult
+from simulations.svg import Scale, even_ticks
 from wire.errors import StoreError
 
 MakeResults = Callable[..., DemoResult]

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulations.results import ArmResult, DemoResult, DeviceResult, from_json, share_below_local, to_json
-from simulations.seed_summary import summarize_seeds, summary_to_json
+from simulations.demo.results import ArmResult, DemoResult, DeviceResult, from_json, share_below_local, to_json
+from simulations.demo.seed_summary import summarize_seeds, summary_to_json
 from wire.errors import DataError
 
 MakeResults = Callable[..., DemoResult]

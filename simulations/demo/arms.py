@@ -40,7 +40,7 @@ class LearningRates(msgspec.Struct, frozen=True):
 
 def chosen_arms() -> tuple[Arm, ...]:
     """Return the four arms, each with the learning rate that ``fedlag demo --choose-learning-rates`` has chosen."""
-    data = resources.files("simulations").joinpath(LEARNING_RATES_FILE).read_bytes()
+    data = resources.files("simulations.demo").joinpath(LEARNING_RATES_FILE).read_bytes()
     rates = msgspec.json.decode(data, type=LearningRates).chosen
     return tuple(Arm(name, name, rates[name]) for name in ARM_NAMES)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from rich.table import Table
 from rich.text import Text
 
-from simulations.results import LOCAL_ARM, DemoResult, Estimate
-from simulations.seed_summary import SeedSummary
-from simulations.wording import below_alone, megabytes, percent, personal_at_end, printable
+from simulations.demo.results import LOCAL_ARM, DemoResult, Estimate
+from simulations.demo.seed_summary import SeedSummary
+from simulations.demo.wording import below_alone, megabytes, percent, personal_at_end, printable
 
 __all__ = ["results_table", "summary_table"]
 

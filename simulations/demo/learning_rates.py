@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from simulations.arms import ARM_NAMES, Arm, learning_rates_json
-from simulations.demo import OnRound, run_demo
+from simulations.demo.arms import ARM_NAMES, Arm, learning_rates_json
+from simulations.demo.comparison import OnRound, run_demo
 
 __all__ = ["CANDIDATES", "choose_learning_rates"]
 

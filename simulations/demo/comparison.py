@@ -23,12 +23,12 @@ import msgspec
 
 from aggregator.round_report import RoundReport
 from broker.embedded import EmbeddedBroker
-from simulations.arms import Arm
-from simulations.collecting import collect_arm
-from simulations.fleet_files import write_aggregator, write_data, write_devices
-from simulations.processes import Process, run_process
-from simulations.results import ArmResult, DemoResult
-from simulations.watch import LICENSE_LINE, load_watch_devices
+from simulations.data.watch import LICENSE_LINE, load_watch_devices
+from simulations.demo.arms import Arm
+from simulations.demo.collecting import collect_arm
+from simulations.demo.fleet_files import write_aggregator, write_data, write_devices
+from simulations.demo.processes import Process, run_process
+from simulations.demo.results import ArmResult, DemoResult
 from wire.errors import FleetError
 from wire.manifest import decode_manifest
 from wire.messages import TrainingSettings

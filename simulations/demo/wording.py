@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from simulations.results import LOCAL_ARM, DemoResult, share_below_local
+from simulations.demo.results import LOCAL_ARM, DemoResult, share_below_local
 
 __all__ = [
     "ARM_DESCRIPTIONS",

@@ -17,7 +17,7 @@ from edge_client.generation import Generation, Traffic, compose_generation
 from edge_client.program import TrainingProgram
 from edge_client.session import Effect, LoadProgram, Session, Train
 from edge_client.training import run_round
-from simulations.loopback import Loopback
+from simulations.loopback.network import Loopback
 from wire.errors import ModelError, WireError
 from wire.manifest import decode_manifest
 from wire.messages import DeviceStatus

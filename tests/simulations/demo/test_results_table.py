@@ -4,9 +4,9 @@ from collections.abc import Callable
 import msgspec
 from rich.console import Console, RenderableType
 
-from simulations.results import DemoResult
-from simulations.results_table import results_table, summary_table
-from simulations.seed_summary import summarize_seeds
+from simulations.demo.results import DemoResult
+from simulations.demo.results_table import results_table, summary_table
+from simulations.demo.seed_summary import summarize_seeds
 
 
 def shown(table: RenderableType) -> str:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jinja2
 from markupsafe import Markup
 
-from simulations.report_charts import (
+from simulations.demo.report_charts import (
     MAX_COLUMNS,
     MAX_ROWS,
     accuracy_by_device,
@@ -21,10 +21,9 @@ from simulations.report_charts import (
     conflict_by_layer,
     conflict_scale,
 )
-from simulations.report_sentences import REFERENCE_ARM, findings
-from simulations.report_svg import marker
-from simulations.results import LOCAL_ARM, ArmResult, DemoResult
-from simulations.wording import (
+from simulations.demo.report_sentences import REFERENCE_ARM, findings
+from simulations.demo.results import LOCAL_ARM, ArmResult, DemoResult
+from simulations.demo.wording import (
     ARM_DESCRIPTIONS,
     below_alone,
     megabytes,
@@ -33,6 +32,7 @@ from simulations.wording import (
     printable,
     round_spans,
 )
+from simulations.svg import marker
 from wire.errors import StoreError
 
 __all__ = ["ArmView", "DeviceView", "PersonalView", "render_report", "write_report"]

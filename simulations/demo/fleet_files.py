@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from string import Template
 
-from simulations.arms import Arm
-from simulations.watch import DeviceData, save_device_data
+from simulations.data.watch import DeviceData, save_device_data
+from simulations.demo.arms import Arm
 from wire.errors import StoreError
 
 __all__ = ["runtime_of", "write_aggregator", "write_data", "write_devices"]

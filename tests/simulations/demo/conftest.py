@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from simulations.results import ArmResult, DemoResult, DeviceResult, Estimate, RoundResult
+from simulations.demo.results import ArmResult, DemoResult, DeviceResult, Estimate, RoundResult
 
 LAYERS = {"conv1": 496, "conv2": 2592, "conv3": 5152, "fc1": 24640, "head": 455}
 LEVELS = {"fedavg": 0.86, "local": 0.92, "fedlag-paper": 0.91, "fedlag-swap": 0.95}

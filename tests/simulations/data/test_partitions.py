@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulations.partitions import (
+from simulations.data.partitions import (
     classes_per_device,
     dirichlet,
     iid,

@@ -22,9 +22,9 @@ from aggregator.round_report import RoundReport
 from aggregator.selection import Selector, make_selector
 from edge_client.dataset import Dataset
 from edge_client.program import TrainingProgram
-from simulations.loopback import Loopback, Policy, deliver_once
-from simulations.loopback_device import LoopbackDevice
-from simulations.numpy_program import PROGRAM_FILES
+from simulations.loopback.device import LoopbackDevice
+from simulations.loopback.network import Loopback, Policy, deliver_once
+from simulations.loopback.numpy_program import PROGRAM_FILES
 from wire.digest import content_digest
 from wire.errors import FleetError, WireError
 from wire.manifest import ModelManifest, encode_manifest

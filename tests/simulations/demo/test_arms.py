@@ -6,7 +6,7 @@ from importlib import resources
 
 import msgspec
 
-from simulations.arms import ARM_NAMES, LearningRates, chosen_arms, learning_rates_json
+from simulations.demo.arms import ARM_NAMES, LearningRates, chosen_arms, learning_rates_json
 
 
 def test_the_rate_of_the_highest_validation_accuracy_wins_and_of_equals_the_lower() -> None:
@@ -15,7 +15,7 @@ def test_the_rate_of_the_highest_validation_accuracy_wins_and_of_equals_the_lowe
 
 
 def test_the_committed_choice_follows_from_the_committed_measurements() -> None:
-    data = resources.files("simulations").joinpath("learning_rates.json").read_bytes()
+    data = resources.files("simulations.demo").joinpath("learning_rates.json").read_bytes()
     rates = msgspec.json.decode(data, type=LearningRates)
     measured = {
         name: {float(rate): value for rate, value in found.items()} for name, found in rates.validation_accuracy.items()

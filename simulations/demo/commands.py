@@ -15,13 +15,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from aggregator.round_report import RoundReport
-from simulations.arms import Arm, chosen_arms
-from simulations.demo import OnRound, export_demo, run_demo
-from simulations.learning_rates import choose_learning_rates
-from simulations.report import write_report
-from simulations.results import to_json
-from simulations.results_table import results_table, summary_table
-from simulations.seed_summary import summarize_seeds, summary_to_json
+from simulations.demo.arms import Arm, chosen_arms
+from simulations.demo.comparison import OnRound, export_demo, run_demo
+from simulations.demo.learning_rates import choose_learning_rates
+from simulations.demo.report import write_report
+from simulations.demo.results import to_json
+from simulations.demo.results_table import results_table, summary_table
+from simulations.demo.seed_summary import summarize_seeds, summary_to_json
 from wire.errors import StoreError
 
 __all__ = ["main"]

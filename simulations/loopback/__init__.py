@@ -1,0 +1,1 @@
+"""The product's own state machines without a network, in simulated time."""
