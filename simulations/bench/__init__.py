@@ -1,0 +1,1 @@
+"""How fast a simulation is: the workloads, and what stands beside it."""
