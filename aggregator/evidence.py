@@ -209,7 +209,8 @@ def measure_conflicts(evidence: Evidence, conflict_threshold: float | None = Non
         threshold = conflict_threshold
         if threshold is None:
             threshold = default_conflict_threshold(num_params, sketches.shape[1])
-        conflict = layer_conflict(sketches[norms > 0], threshold)
-        if conflict.num_pairs:
+        moved = norms > 0
+        conflict = layer_conflict(sketches if moved.all() else sketches[moved], threshold)
+        if conflict.num_compared:
             conflicts[layer] = conflict
     return conflicts
