@@ -3,7 +3,8 @@
 Federated averaging (B. McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized Data",
 AISTATS 2017). Devices answer in any order, an aggregator may be killed and read its log again: the average must not
 depend on it, because its digest names it. So the sum runs over the devices in the order of their names, in float64, one
-column independent of all others; then the block size cannot matter either.
+column independent of all others; then the block size cannot matter either. ``WeightedSum`` is that sum, for those who
+hold a few rows at a time.
 """
 
 from __future__ import annotations
@@ -17,17 +18,117 @@ import numpy as np
 from wire.errors import FleetError
 
 if TYPE_CHECKING:
-    from jaxtyping import Float32
+    from jaxtyping import Float32, Float64
 
-__all__ = ["weighted_average"]
+__all__ = ["WeightedSum", "weighted_average"]
 
-DEFAULT_BLOCK_SIZE = 65_536
+CACHED_PARAMS = 65_536
+SHARES_TOLERANCE = 1e-9
+
+
+class WeightedSum:
+    """The weighted mean of one layer's rows, as they come: the sum so far of ``share * row``.
+
+    Rows may come one at a time or in stacks; only their order counts. In the order of the devices' names, and with each
+    device's weight divided by the sum of all weights as its share, the result has the bits of ``weighted_average``.
+    Several workers may each add up their part of a cohort and then be merged with ``+=``. Float64 addition is
+    associative up to rounding alone: the merged average may differ in its last bit from one sum over all rows, and its
+    bits depend on which rows were whose and on the order of merging. It can be pickled.
+
+    Args:
+        num_params: Number of the layer's parameters, at least 0.
+
+    Example:
+        >>> kitchen, attic = WeightedSum(2), WeightedSum(2)
+        >>> kitchen.add(np.array([1, 2], dtype=np.float32), share=0.75)
+        >>> attic.add_rows(np.array([[5, 2]], dtype=np.float32), shares=np.array([0.25]))
+        >>> kitchen += attic
+        >>> kitchen.average()
+        array([2., 2.], dtype=float32)
+    """
+
+    __slots__ = ("_share", "_term", "_total")
+
+    def __init__(self, num_params: int) -> None:
+        """Begin with nobody."""
+        self._total = np.zeros(num_params)
+        self._term = np.empty(min(num_params, CACHED_PARAMS))
+        self._share = 0.0
+
+    def add(self, row: Float32[np.ndarray, " params"], share: float) -> None:
+        """Add one device.
+
+        Args:
+            row: Its values, shape ``(params,)``, float32, finite.
+            share: Its weight divided by the sum of all weights, in ``[0, 1]``.
+
+        Raises:
+            FleetError: If the row has another shape.
+        """
+        if row.shape != self._total.shape:
+            raise FleetError(f"cannot average: a row has the shape {row.shape}, not {self._total.shape}")
+        if row.size > CACHED_PARAMS:
+            self.add_rows(row[np.newaxis], np.array([share]))
+            return
+        self._share += share
+        np.multiply(row, share, self._term, dtype=np.float64)
+        np.add(self._total, self._term, self._total)
+
+    def add_rows(self, rows: Float32[np.ndarray, "devices params"], shares: Float64[np.ndarray, " devices"]) -> None:
+        """Add a stack of devices, one after the other: the bits are those of as many calls of ``add``.
+
+        One block of columns is done for all rows before the next one, so that its sum stays in the cache.
+
+        Args:
+            rows: One device's values a row, shape ``(devices, params)``, float32, finite.
+            shares: Of the same devices, shape ``(devices,)``, float64, each in ``[0, 1]``.
+
+        Raises:
+            FleetError: If the rows have another length, or there are not as many shares.
+        """
+        if rows.shape != (len(shares), *self._total.shape):
+            raise FleetError(
+                f"cannot average: {len(shares)} rows have the shape {rows.shape}, not {(len(shares), *self._total.shape)}"
+            )
+        for share in (each := shares.tolist()):
+            self._share += share
+        for start in range(0, self._total.size, CACHED_PARAMS):
+            total = self._total[start : start + CACHED_PARAMS]
+            term = self._term[: total.size]
+            for row, share in zip(rows[:, start : start + CACHED_PARAMS], each, strict=True):
+                np.multiply(row, share, term, dtype=np.float64)
+                np.add(total, term, total)
+
+    def __iadd__(self, other: WeightedSum) -> WeightedSum:  # noqa: PYI034 - beartype knows Self in checked classes alone
+        """Add what another one has added, and leave that one as it is.
+
+        Raises:
+            FleetError: If it is of another number of parameters.
+        """
+        if other._total.shape != self._total.shape:
+            raise FleetError(f"cannot average: sums of the shapes {self._total.shape} and {other._total.shape}")
+        self._total += other._total
+        self._share += other._share
+        return self
+
+    def average(self) -> Float32[np.ndarray, " params"]:
+        """Return the average, rounded to float32; the sum stays as it is.
+
+        Returns:
+            Shape ``(params,)``, float32.
+
+        Raises:
+            FleetError: If the shares so far do not add up to 1: somebody is missing, or was counted twice.
+        """
+        if not abs(self._share - 1.0) <= SHARES_TOLERANCE:
+            raise FleetError(f"cannot average: the shares add up to {self._share:.9g}, not to 1")
+        return self._total.astype(np.float32)
 
 
 def weighted_average(
     rows: Mapping[str, Float32[np.ndarray, " params"]],
     weights: Mapping[str, float],
-    block_size: int = DEFAULT_BLOCK_SIZE,
+    block_size: int = CACHED_PARAMS,
 ) -> Float32[np.ndarray, " params"]:
     """Return the weighted mean of the devices' values of one layer.
 
@@ -60,15 +161,14 @@ def weighted_average(
     devices = sorted(rows)
     num_params = _common_length(rows, devices)
     shares = _shares(weights, devices)
+    in_order = [np.asarray(rows[device]) for device in devices]
     average = np.empty(num_params, dtype=np.float32)
     for start in range(0, num_params, block_size):
         block = slice(start, min(start + block_size, num_params))
-        total = np.zeros(block.stop - start)
-        term = np.empty_like(total)
-        for device, share in zip(devices, shares, strict=True):
-            np.multiply(rows[device][block], share, out=term, dtype=np.float64)
-            total += term
-        average[block] = total
+        weighted = WeightedSum(block.stop - start)
+        for row, share in zip(in_order, shares, strict=True):
+            weighted.add(row[block], share)
+        average[block] = weighted.average()
     return average
 
 

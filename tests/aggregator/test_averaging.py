@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+import pickle
+import re
 from pathlib import Path
 from random import Random
 
@@ -11,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from aggregator.averaging import weighted_average
+from aggregator.averaging import WeightedSum, weighted_average
 from wire.errors import FleetError
 
 VALUES = st.floats(-(2.0**100), 2.0**100, width=32)
@@ -116,3 +120,112 @@ def test_what_has_no_average_is_refused(rows: dict[str, np.ndarray], weights: di
 def test_a_block_without_columns_is_refused() -> None:
     with pytest.raises(ValueError, match="block_size"):
         weighted_average({"a": ROW}, {"a": 1.0}, block_size=0)
+
+
+def shares_of(weights: dict[str, float]) -> dict[str, float]:
+    total = math.fsum(weights.values())
+    return {name: weights[name] / total for name in sorted(weights)}
+
+
+def wide_cohort(seed: int, num_devices: int, num_params: int) -> Cohort:
+    random = np.random.default_rng(seed)
+    names = [f"device-{index:03}" for index in range(num_devices)]
+    rows = {name: random.normal(size=num_params).astype(np.float32) for name in names}
+    return rows, {name: float(random.integers(1, 500)) for name in names}
+
+
+def sum_up(rows: dict[str, np.ndarray], shares: dict[str, float]) -> WeightedSum:
+    weighted = WeightedSum(next(iter(rows.values())).size)
+    for name, share in shares.items():
+        weighted.add(rows[name], share)
+    return weighted
+
+
+ANY_COHORT = cohorts() | st.builds(
+    wide_cohort, st.integers(0, 2**32 - 1), st.integers(1, 12), st.sampled_from([1, 2, 65_536, 65_537, 140_000])
+)
+
+
+@given(ANY_COHORT, st.data())
+def test_rows_that_come_in_stacks_of_any_size_have_the_bits_of_the_whole(cohort: Cohort, data: st.DataObject) -> None:
+    rows, weights = cohort
+    shares = shares_of(weights)
+    names = list(shares)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(names)), max_size=4)))
+    weighted = WeightedSum(rows[names[0]].size)
+    for start, stop in itertools.pairwise([0, *cuts, len(names)]):
+        chunk = names[start:stop]
+        if len(chunk) == 1:
+            weighted.add(rows[chunk[0]], shares[chunk[0]])
+        elif chunk:
+            weighted.add_rows(np.stack([rows[name] for name in chunk]), np.array([shares[name] for name in chunk]))
+    expected = weighted_average(rows, weights).tobytes()
+    assert weighted.average().tobytes() == sum_up(rows, shares).average().tobytes() == expected
+
+
+@given(ANY_COHORT, st.data())
+def test_parts_of_several_workers_merge_in_any_order(cohort: Cohort, data: st.DataObject) -> None:
+    rows, weights = cohort
+    shares = shares_of(weights)
+    owner = {name: data.draw(st.integers(0, 2)) for name in shares}
+    parts = [WeightedSum(next(iter(rows.values())).size) for _ in range(3)]
+    for name, share in shares.items():
+        parts[owner[name]].add(rows[name], share)
+    merged = pickle.loads(pickle.dumps(parts[0]))  # noqa: S301 - our own bytes
+    for part in data.draw(st.permutations(parts[1:])):
+        merged += part
+    largest = float(max(np.abs(row).max() for row in rows.values()))
+    np.testing.assert_allclose(merged.average(), weighted_average(rows, weights), rtol=1e-6, atol=largest * 1e-12)
+
+
+def test_a_sum_is_left_as_it_is_by_its_average_and_by_being_merged() -> None:
+    rows, weights = wide_cohort(3, 4, 50)
+    shares = shares_of(weights)
+    whole, first = sum_up(rows, shares), sum_up(rows, dict(list(shares.items())[:2]))
+    rest = sum_up(rows, dict(list(shares.items())[2:]))
+    assert whole.average().tobytes() == whole.average().tobytes()
+    first += rest
+    rest += sum_up(rows, dict(list(shares.items())[:2]))
+    np.testing.assert_allclose(first.average(), rest.average(), rtol=1e-6)
+
+
+def test_strided_rows_and_maps_of_files_may_be_stacked(tmp_path: Path) -> None:
+    rows, weights = wide_cohort(5, 6, 70_000)
+    stacked = np.asfortranarray(np.stack([rows[name] for name in rows]))
+    stacked.T.tofile(tmp_path / "rows")
+    stored = np.memmap(tmp_path / "rows", dtype=np.float32, mode="r", shape=(70_000, 6)).T
+    weighted = WeightedSum(70_000)
+    weighted.add_rows(stored, np.array(list(shares_of(weights).values())))
+    assert weighted.average().tobytes() == weighted_average(rows, weights).tobytes()
+
+
+@pytest.mark.parametrize(("kept", "total"), [(0, "0"), (2, "0.5"), (5, "1.25")])
+def test_a_device_that_is_missing_or_counted_twice_is_found(kept: int, total: str) -> None:
+    weighted = WeightedSum(2)
+    for _ in range(kept):
+        weighted.add(ROW, 0.25)
+    with pytest.raises(FleetError, match=rf"the shares add up to {re.escape(total)}, not to 1"):
+        weighted.average()
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_rows_of_another_shape_do_not_enter_a_sum() -> None:
+    weighted = WeightedSum(2)
+    with pytest.raises(FleetError, match=r"a row has the shape \(3,\), not \(2,\)"):
+        weighted.add(np.ones(3, dtype=np.float32), 1.0)
+    with pytest.raises(FleetError, match=r"a row has the shape \(1, 2\), not \(2,\)"):
+        weighted.add(ROW.reshape(1, 2), 1.0)
+    with pytest.raises(FleetError, match=r"2 rows have the shape \(3, 2\), not \(2, 2\)"):
+        weighted.add_rows(np.ones((3, 2), dtype=np.float32), np.ones(2) / 2)
+    with pytest.raises(FleetError, match=r"sums of the shapes \(2,\) and \(1,\)"):
+        weighted += WeightedSum(1)
+    weighted.add(ROW, 1.0)
+    assert weighted.average().tolist() == [1.0, 1.0]
+
+
+def test_a_stack_that_is_summed_pair_by_pair_would_be_found() -> None:
+    """Why ``add_rows`` is no product of matrices: its bits would be others."""
+    rows, weights = wide_cohort(9, 20, 5_000)
+    shares = np.array(list(shares_of(weights).values()))
+    product = (shares @ np.stack(list(rows.values())).astype(np.float64)).astype(np.float32)
+    assert product.tobytes() != weighted_average(rows, weights).tobytes()
