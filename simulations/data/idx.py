@@ -7,10 +7,10 @@ to one byte more than it claims.
 from __future__ import annotations
 
 import gzip
+import io
 import math
 import zlib
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
@@ -73,7 +73,7 @@ def read_images_and_labels(images: Path, labels: Path) -> tuple[np.ndarray, np.n
     return pixels, classes.astype(np.int64)
 
 
-def _read(path: Path, file: BinaryIO | gzip.GzipFile, num_axes: int, most_bytes: int) -> np.ndarray:
+def _read(path: Path, file: io.BufferedIOBase, num_axes: int, most_bytes: int) -> np.ndarray:
     """Return the array; ``most_bytes`` bounds what the file can hold."""
     header = file.read(4 + SIZE_BYTES * num_axes)
     if len(header) != 4 + SIZE_BYTES * num_axes or header[:4] != UNSIGNED_BYTES + bytes([num_axes]):
