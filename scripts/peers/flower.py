@@ -67,8 +67,12 @@ class CohortFedAvg(FedAvg):  # type: ignore[misc]
 
     def __init__(self, workload: Workload, clock: Clock) -> None:
         """Sample as many nodes as the cohort has clients, and evaluate nothing."""
-        fraction = workload.cohort_size / workload.num_clients
-        super().__init__(fraction_train=fraction, fraction_evaluate=0.0, min_available_nodes=workload.num_clients)
+        super().__init__(
+            fraction_train=workload.cohort_size / workload.num_clients,
+            fraction_evaluate=0.0,
+            min_train_nodes=workload.cohort_size,  # the fraction is of the nodes that are there when it first looks
+            min_available_nodes=workload.num_clients,
+        )
         self.workload, self.clock = workload, clock
 
     def configure_train(self, server_round: int, arrays: Any, config: Any, grid: Any) -> Iterator[Any]:
