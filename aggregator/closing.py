@@ -10,7 +10,7 @@ from aggregator.admission import summary_width
 from aggregator.evidence import Decision, Evidence, measure_conflicts
 from aggregator.round import Round
 from aggregator.round_report import DeviceRound, RoundReport
-from aggregator.swap_selection import judge_swap
+from aggregator.swap_test import judge_swap
 from wire.manifest import ModelManifest
 from wire.messages import RoundPlan, Summary
 
@@ -64,7 +64,7 @@ def report_round(
         reasons=decision.reasons,
         conflict_scores={name: conflict.conflict_score for name, conflict in conflicts.items()},
         mean_cosines={name: conflict.mean_cosine for name, conflict in conflicts.items()},
-        swap_gains={name: test.mean for name, test in tests.items()},
+        swap_gains={name: test.gain for name, test in tests.items()},
         swap_errors={name: test.standard_error for name, test in tests.items()},
         counted={name: _figures(summary) for name, summary in round_.stored.items()},
         refused=dict(round_.refused),

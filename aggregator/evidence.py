@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Annotated, ClassVar, Protocol
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from aggregator.conflict import LayerConflict, default_conflict_threshold, layer_conflict
 from wire.errors import ConfigError, FleetError
@@ -68,7 +68,7 @@ class Decision(msgspec.Struct, frozen=True):
 
 
 class FixedState(msgspec.Struct, frozen=True, tag="fixed"):
-    """The state of a selector that decides once, at the start.
+    """The state of a selector that does not look at evidence.
 
     Args:
         personal_layers: In the model's order.
@@ -96,13 +96,15 @@ class SwapState(msgspec.Struct, frozen=True, tag="swap"):
 
     Args:
         personal_layers: In the model's order.
-        passed: Layer -> its mean gain, for the layers that passed the last test and wait for the next.
+        passed: Layer -> its gain, for the layers that passed the last test and wait for the next.
         scores: Layer -> its latest conflict score.
+        tolerated: The layers that the last test found cheap enough to be personal; absent, and not stored, if none.
     """
 
     personal_layers: tuple[str, ...]
     passed: dict[str, float] = {}
     scores: dict[str, float] = {}
+    tolerated: tuple[str, ...] | UnsetType = UNSET
 
 
 SelectorState = FixedState | PaperState | SwapState
@@ -115,6 +117,11 @@ class Selector(Protocol):
     @property
     def name(self) -> str:
         """Its name in a fleet's configuration and in reports."""
+        ...
+
+    @property
+    def needs_evidence(self) -> bool:
+        """Whether its decisions depend on sketches, norms or gains; if not, a round's number is all it looks at."""
         ...
 
     @property
@@ -154,6 +161,11 @@ class LayerSelector(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     pinned: tuple[str, ...] = ()
     num_rounds: Annotated[int, Meta(ge=1)] | None = None
+
+    @property
+    def needs_evidence(self) -> bool:
+        """Whether the devices' evidence changes its decisions; a simulation need not make any where it does not."""
+        return True
 
     @property
     def needs_personal_sketches(self) -> bool:

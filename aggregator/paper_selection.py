@@ -35,6 +35,7 @@ from wire.errors import ConfigError
 __all__ = ["FedlagPaper"]
 
 MAX_WARMUP_ROUNDS = 30
+COUNTED_DECIMALS = 9
 
 
 class FedlagPaper(LayerSelector, frozen=True, kw_only=True):
@@ -103,9 +104,13 @@ class FedlagPaper(LayerSelector, frozen=True, kw_only=True):
         return replace(after, personal_layers=personal_layers, is_frozen=self.schedule == "frozen"), decision
 
     def _most_in_conflict(self, scores: Mapping[str, float], layer_sizes: Mapping[str, int]) -> tuple[str, ...]:
-        """Return the pinned layers and the top of the others; of equal scores the earlier layer of the model wins."""
+        """Return the pinned layers and the top of the others; of equal scores the earlier layer of the model wins.
+
+        Sums of shares of the same pairs, such as 1/10 + 2/10 and 0/10 + 3/10, differ by rounding alone: that is no lead.
+        """
         others = [layer for layer in layer_sizes if layer not in self.pinned]
-        top = sorted(others, key=lambda layer: -scores.get(layer, 0.0))[: self.num_personal]
+        ranked = sorted(others, key=lambda layer: -round(scores.get(layer, 0.0), COUNTED_DECIMALS))
+        top = ranked[: self.num_personal]
         return in_model_order({*self.pinned, *top}, layer_sizes)
 
     def _reasons(

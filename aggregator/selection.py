@@ -1,7 +1,7 @@
 """Selection: who decides which layers stay personal, by name.
 
 ``fedlag-swap`` is FedLAG's conflict detection, confirmed on the devices, and the default, so ``fedlag`` means it, too;
-``fedlag-paper`` is the paper's own rule; ``fedavg``, ``local`` and ``fedper`` are what both are measured against.
+``fedlag-paper`` is the paper's own rule; all others are what both are measured against.
 """
 
 from __future__ import annotations
@@ -12,18 +12,30 @@ from typing import Any
 import msgspec
 
 from aggregator.evidence import Decision, Evidence, Selector, SelectorState
-from aggregator.fixed_selection import FedAvg, FedPer, Local
+from aggregator.fixed_selection import FedAvg, FedPer, Fixed, LgFedAvg, Local, RandomLayers
 from aggregator.paper_selection import FedlagPaper
 from aggregator.swap_selection import FedlagSwap
+from aggregator.then_local_selection import FedAvgThenLocal
 from wire.errors import ConfigError
 
 __all__ = ["SELECTOR_NAMES", "Decision", "Evidence", "Selector", "SelectorState", "make_selector"]
 
-AnySelector = FedAvg | FedPer | FedlagPaper | FedlagSwap | Local
+AnySelector = FedAvg | FedAvgThenLocal | FedPer | FedlagPaper | FedlagSwap | Fixed | LgFedAvg | Local | RandomLayers
 
+ALL_SELECTORS: tuple[type[AnySelector], ...] = (
+    FedlagSwap,
+    FedlagPaper,
+    FedAvg,
+    Local,
+    FedPer,
+    LgFedAvg,
+    Fixed,
+    RandomLayers,
+    FedAvgThenLocal,
+)
 SELECTORS: dict[str, type[AnySelector]] = {
     "fedlag": FedlagSwap,
-    **{selector.name: selector for selector in (FedlagSwap, FedlagPaper, FedAvg, Local, FedPer)},
+    **{selector.name: selector for selector in ALL_SELECTORS},
 }
 SELECTOR_NAMES = tuple(SELECTORS)
 """All names that a configuration may give, the default first."""

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from aggregator.selection import Decision, Evidence, Selector, SelectorState, make_selector
-from aggregator.swap_selection import judge_swap
+from aggregator.swap_test import judge_swap
 
 SIZES = {"conv1": 100, "conv2": 400, "fc1": 10_000, "head": 400}
 BETTER = np.array([0.3, 0.2, 0.4, 0.3])
@@ -195,11 +195,11 @@ def test_deep_models_test_the_eight_layers_most_in_conflict_and_those_that_wait(
 def test_the_verdict_of_three_devices_by_hand() -> None:
     test = judge_swap(np.array([1.0, 2.0, 3.0]))
     assert test is not None
-    assert (test.mean, test.standard_error) == (2.0, pytest.approx(1 / math.sqrt(3)))
-    assert test.has_passed
+    assert (test.gain, test.standard_error) == (2.0, pytest.approx(1 / math.sqrt(3)))
+    assert test.has_passed()
     edge = judge_swap(np.array([0.0, 2.0]))  # mean 1, standard error 1
     assert edge is not None
-    assert not edge.has_passed
+    assert not edge.has_passed()
 
 
 @pytest.mark.parametrize("gains", [[], [1.0], [1.0, math.nan], [math.inf, -math.inf, 2.0]])
@@ -211,7 +211,7 @@ def test_equal_gains_pass_if_positive() -> None:
     for gain, has_passed in ((0.25, True), (0.0, False), (-0.25, False)):
         test = judge_swap(np.full(4, gain))
         assert test is not None
-        assert test.has_passed is has_passed
+        assert test.has_passed() is has_passed
 
 
 def study_rule(tests: list[np.ndarray], sizes: list[int]) -> list[set[int]]:
