@@ -111,18 +111,22 @@ class WeightedSum:
         self._share += other._share
         return self
 
-    def average(self) -> Float32[np.ndarray, " params"]:
+    def average(self, present: float = 1.0) -> Float32[np.ndarray, " params"]:
         """Return the average, rounded to float32; the sum stays as it is.
+
+        Args:
+            present: What the shares add up to, in ``(0, 1]``: below 1 if devices are missing whose shares were counted
+                on. The others then weigh as if they had been alone.
 
         Returns:
             Shape ``(params,)``, float32.
 
         Raises:
-            FleetError: If the shares so far do not add up to 1: somebody is missing, or was counted twice.
+            FleetError: If the shares so far add up to something else: somebody is missing, or was counted twice.
         """
-        if not abs(self._share - 1.0) <= SHARES_TOLERANCE:
-            raise FleetError(f"cannot average: the shares add up to {self._share:.9g}, not to 1")
-        return self._total.astype(np.float32)
+        if not abs(self._share - present) <= SHARES_TOLERANCE:
+            raise FleetError(f"cannot average: the shares add up to {self._share:.9g}, not to {present:.9g}")
+        return (self._total if present == 1.0 else self._total / present).astype(np.float32)
 
 
 def weighted_average(

@@ -280,7 +280,7 @@ class Fleet:
             plan,
             self._plan_digest,
             self._manifest,
-            cohort=choose_cohort(settings, plan, ready),
+            cohort=choose_cohort(ready, settings.cohort_size, settings.seed, plan.epoch, plan.round_number),
             quorum=settings.quorum,
             window_bytes=settings.window_bytes,
             opened_s=now_s,

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from aggregator.config import AggregatorConfig, RoundSettings
+from aggregator.config import AggregatorConfig
 from aggregator.evidence import Decision, SelectorState
 from wire.manifest import ModelManifest
 from wire.messages import RoundPlan
@@ -80,9 +80,16 @@ def build_plan(
     )
 
 
-def choose_cohort(settings: RoundSettings, plan: RoundPlan, ready: AbstractSet[str]) -> tuple[str, ...]:
-    """Return the devices that are asked in this round, in the order of their names; the seed decides."""
+def choose_cohort(ready: AbstractSet[str], size: int, seed: int, epoch: int, round_number: int) -> tuple[str, ...]:
+    """Return the devices that are asked in a round, in the order of their names.
+
+    Args:
+        ready: Who could be asked.
+        size: The most that are.
+        seed: Decides, with the epoch and the round.
+        epoch: The fleet's.
+        round_number: From 1.
+    """
     names = sorted(ready)
-    label = f"cohort/{settings.seed}/{plan.epoch}/{plan.round_number}"
-    chosen = sample_without_replacement(key_from_label(label), len(names), min(settings.cohort_size, len(names)))
-    return tuple(sorted(names[index] for index in chosen))
+    key = key_from_label(f"cohort/{seed}/{epoch}/{round_number}")
+    return tuple(sorted(names[index] for index in sample_without_replacement(key, len(names), min(size, len(names)))))

@@ -21,7 +21,16 @@ from wire.random import key_from_label, random_permutation
 from wire.sketches import CountSketch, personal_width
 from wire.tensors import flatten_layer, unflatten_layer
 
-__all__ = ["RoundOutcome", "RoundWork", "check_plan", "measure", "run_round", "summarize_update"]
+__all__ = [
+    "EVALUATION_BATCH",
+    "LARGEST_LOSS",
+    "RoundOutcome",
+    "RoundWork",
+    "check_plan",
+    "measure",
+    "run_round",
+    "summarize_update",
+]
 
 EVALUATION_BATCH = 128
 LARGEST_LOSS = 20.0

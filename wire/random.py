@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "WORDS_PER_BLOCK",
     "Key",
     "key_from_label",
     "philox_blocks",
@@ -42,6 +43,7 @@ WORD_MASK = np.uint64(0xFFFFFFFF)
 MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
 KEY_INCREMENTS = (0x9E3779B9, 0xBB67AE85)
 MAX_BOUND = 2**32
+WORDS_PER_BLOCK = 4
 
 
 def key_from_label(label: str) -> Key:
@@ -61,12 +63,14 @@ def key_from_label(label: str) -> Key:
     return int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:8], "little")
 
 
-def philox_blocks(counters: NDArray[np.uint32], key: Key) -> NDArray[np.uint32]:
+def philox_blocks(
+    counters: NDArray[np.uint32], key: Key | tuple[NDArray[np.uint64], NDArray[np.uint64]]
+) -> NDArray[np.uint32]:
     """Return Philox4x32-10 of every counter: the generator itself, agreeing with Random123's known answers.
 
     Args:
         counters: One counter per row, shape ``(blocks, 4)``, uint32, low word first.
-        key: The two words of the key.
+        key: The two words of the key; or two arrays, shape ``(blocks,)``, uint64, where every counter has its own.
 
     Returns:
         Four random words per counter, shape ``(blocks, 4)``, uint32.
@@ -77,7 +81,10 @@ def philox_blocks(counters: NDArray[np.uint32], key: Key) -> NDArray[np.uint32]:
     """
     c0, c1, c2, c3 = np.ascontiguousarray(counters.T).astype(np.uint64)
     for number in range(NUM_ROUNDS):
-        k0, k1 = (np.uint64((k + number * step) % 2**32) for k, step in zip(key, KEY_INCREMENTS, strict=True))
+        k0, k1 = (
+            (np.uint64(number * step) + np.asarray(k, dtype=np.uint64)) & WORD_MASK
+            for k, step in zip(key, KEY_INCREMENTS, strict=True)
+        )
         low = c0 * MULTIPLIERS[0]
         high = c2 * MULTIPLIERS[1]
         c0, c1, c2, c3 = (
@@ -106,9 +113,9 @@ def random_words(key: Key, count: int) -> NDArray[np.uint32]:
     """
     if count < 0:
         raise ValueError(f"count must be at least 0, not {count}")
-    num_blocks = -(-count // 4)
+    num_blocks = -(-count // WORDS_PER_BLOCK)
     block = np.arange(num_blocks, dtype=np.uint64)
-    counters = np.zeros((num_blocks, 4), dtype=np.uint32)
+    counters = np.zeros((num_blocks, WORDS_PER_BLOCK), dtype=np.uint32)
     counters[:, 0] = block & WORD_MASK
     counters[:, 1] = block >> WORD_BITS
     return philox_blocks(counters, key).reshape(-1)[:count]

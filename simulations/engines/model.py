@@ -1,0 +1,101 @@
+"""A model as engines see it: a torch module, and the layers into which the fleet divides its parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from export.model_check import check_model
+from export.models import TrainableModel
+from wire.manifest import LayerSpec
+
+__all__ = ["SimulatedModel", "Stack", "install", "layer_rows", "simulate_model", "take_clients"]
+
+Stack = dict[str, torch.Tensor]
+"""The parameters of several clients: name -> values, shape ``(clients, *shape)``, float32."""
+
+
+@dataclass(frozen=True, eq=False)
+class SimulatedModel:
+    """A model and its layers.
+
+    Args:
+        module: Gives logits; its own parameters hold initial values and are never trained.
+        layers: Its layers, as an exported model would have them.
+        input_shape: One example's shape, without the batch.
+        num_classes: The number of logits.
+    """
+
+    module: torch.nn.Module
+    layers: tuple[LayerSpec, ...]
+    input_shape: tuple[int, ...]
+    num_classes: int
+
+    @cached_property
+    def layer_sizes(self) -> dict[str, int]:
+        """Layer -> number of its parameters, in the model's order."""
+        return {layer.name: layer.num_params for layer in self.layers}
+
+    @cached_property
+    def num_params(self) -> int:
+        """The number of all parameters."""
+        return sum(self.layer_sizes.values())
+
+    def parameters_of(self, layers: frozenset[str]) -> frozenset[str]:
+        """Return the names of these layers' parameters."""
+        return frozenset(p.name for layer in self.layers if layer.name in layers for p in layer.parameters)
+
+    def initial_values(self) -> dict[str, np.ndarray]:
+        """Return layer -> the module's values, float32, shape ``(num_params,)``."""
+        named = {name: values.detach() for name, values in self.module.named_parameters()}
+        return {
+            layer.name: torch.cat([named[parameter.name].flatten() for parameter in layer.parameters]).numpy()
+            for layer in self.layers
+        }
+
+
+def simulate_model(model: TrainableModel) -> SimulatedModel:
+    """Return a model for engines, checked as the exporter checks it.
+
+    Raises:
+        ExportError: If the model could not be trained on a device.
+    """
+    return SimulatedModel(model.module, check_model(model), model.input_shape, model.num_classes)
+
+
+def install(model: SimulatedModel, rows: Mapping[str, torch.Tensor], num_clients: int) -> Stack:
+    """Return parameters made of layers.
+
+    Args:
+        model: Their model.
+        rows: Layer -> values, shape ``(num_params,)`` where all clients start alike, else ``(clients, num_params)``.
+        num_clients: Number of clients.
+
+    Returns:
+        Parameters of their own memory, contiguous.
+    """
+    stack = {}
+    for layer in model.layers:
+        values, begin = rows[layer.name], 0
+        for parameter in layer.parameters:
+            size = int(np.prod(parameter.shape))
+            part = values[..., begin : begin + size].reshape(*values.shape[:-1], *parameter.shape)
+            stack[parameter.name] = part.expand(num_clients, *parameter.shape).clone(
+                memory_format=torch.contiguous_format
+            )
+            begin += size
+    return stack
+
+
+def layer_rows(layer: LayerSpec, stack: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Return one layer of every client, shape ``(clients, num_params)``, contiguous; a copy."""
+    return torch.cat([stack[parameter.name].flatten(1) for parameter in layer.parameters], dim=1)
+
+
+def take_clients(stack: Stack, clients: slice) -> Stack:
+    """Return views of some clients' parameters."""
+    return {name: values[clients] for name, values in stack.items()}

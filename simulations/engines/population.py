@@ -1,0 +1,75 @@
+"""The data of all clients, resident: one tensor for each split, in which each client has a range of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from edge_client.dataset import Dataset, Split
+
+__all__ = ["Population", "ResidentSplit", "gather_population"]
+
+
+@dataclass(frozen=True, eq=False)
+class ResidentSplit:
+    """One split of all clients.
+
+    Args:
+        inputs: Client after client, shape ``(examples, *input_shape)``, float32.
+        targets: Shape ``(examples,)``, int64.
+        starts: Where each client's examples begin, shape ``(clients,)``, int64.
+        counts: How many each client has, shape ``(clients,)``, int64; 0 where it has no such split.
+    """
+
+    inputs: torch.Tensor
+    targets: torch.Tensor
+    starts: np.ndarray
+    counts: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Population:
+    """All clients.
+
+    Args:
+        names: In ascending order; a client's number is its place here.
+        train: What they train on.
+        validation: What they choose on.
+        test: What is reported; clients without a test split have 0 examples.
+    """
+
+    names: tuple[str, ...]
+    train: ResidentSplit
+    validation: ResidentSplit
+    test: ResidentSplit
+
+    @property
+    def num_clients(self) -> int:
+        """How many clients there are."""
+        return len(self.names)
+
+
+def gather_population(clients: Mapping[str, Dataset]) -> Population:
+    """Return the clients' data as one; it has been checked by whoever made it.
+
+    Args:
+        clients: Name -> data, at least one; all with the same input shape.
+    """
+    names = tuple(sorted(clients))
+    empty = Split(clients[names[0]].train.inputs[:0], clients[names[0]].train.targets[:0])
+    return Population(
+        names,
+        _resident([clients[name].train for name in names]),
+        _resident([clients[name].validation for name in names]),
+        _resident([clients[name].test or empty for name in names]),
+    )
+
+
+def _resident(splits: list[Split]) -> ResidentSplit:
+    counts = np.array([len(split.targets) for split in splits], dtype=np.int64)
+    inputs = torch.from_numpy(np.concatenate([split.inputs for split in splits]))
+    targets = torch.from_numpy(np.concatenate([split.targets for split in splits]))
+    return ResidentSplit(inputs, targets, np.cumsum(counts) - counts, counts)

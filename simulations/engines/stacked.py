@@ -1,0 +1,154 @@
+"""The engine for chains: stacked clients, batched products, grouped convolutions, gradients written out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from simulations.engines.batches import Batches
+from simulations.engines.chain import chain_of
+from simulations.engines.chain_ops import Flatten
+from simulations.engines.descent import descend
+from simulations.engines.engine import StepRule
+from simulations.engines.model import SimulatedModel, Stack, take_clients
+
+__all__ = ["StackedEngine"]
+
+
+@dataclass
+class Collected:
+    """Keeps gradients."""
+
+    params: Stack
+    trained: frozenset[str]
+    gradients: Stack = field(default_factory=dict)
+
+    def wants(self, name: str) -> bool:
+        """Say whether the parameter is trained."""
+        return name in self.trained
+
+    def take(self, name: str, gradient: torch.Tensor) -> None:
+        """Keep it."""
+        self.gradients[name] = gradient
+
+    def take_product(self, name: str, left: torch.Tensor, right: torch.Tensor) -> None:
+        """Keep the product."""
+        self.gradients[name] = torch.bmm(left, right)
+
+
+@dataclass
+class Descended:
+    """Makes every gradient a step at once: the product that would make it adds to the parameters instead."""
+
+    params: Stack
+    learning_rate: float
+
+    def wants(self, name: str) -> bool:
+        """Say yes: in plain descent all parameters move."""
+        return name in self.params
+
+    def take(self, name: str, gradient: torch.Tensor) -> None:
+        """Step."""
+        self.params[name].sub_(gradient, alpha=self.learning_rate)
+
+    def take_product(self, name: str, left: torch.Tensor, right: torch.Tensor) -> None:
+        """Step along a product."""
+        self.params[name].baddbmm_(left, right, alpha=-self.learning_rate)
+
+
+class StackedEngine:
+    """Trains a stack of clients as one chain.
+
+    Args:
+        model: A chain of operations.
+
+    Raises:
+        NotAChainError: If it is none.
+    """
+
+    name = "stacked"
+
+    def __init__(self, model: SimulatedModel) -> None:
+        """Trace the model."""
+        self.model = model
+        self._chain = chain_of(model.module)
+        self._is_flat = len(model.input_shape) == 1 or isinstance(self._chain[0], Flatten)
+
+    def train(
+        self, params: Stack, batches: Batches, rule: StepRule, anchor: Stack | None = None
+    ) -> tuple[Stack, torch.Tensor]:
+        """Return the trained parameters, and each client's mean loss over its steps."""
+        if not rule.is_plain:
+            return descend(self, params, batches, rule, anchor)
+        params = {name: _channels_last(values) for name, values in params.items()}
+        losses = torch.zeros(len(batches.inputs))
+        for step, active in enumerate(batches.active):
+            sink = Descended(take_clients(params, slice(active)), rule.learning_rate)
+            x, y, weights = (part[:active, step] for part in (batches.inputs, batches.targets, batches.weights))
+            losses[:active] += self._backward(sink, x, y, weights)
+        return params, losses / _steps(batches)
+
+    def gradients(
+        self,
+        params: Stack,
+        inputs: torch.Tensor,
+        targets: torch.Tensor,
+        weights: torch.Tensor,
+        trained: frozenset[str] | None = None,
+    ) -> tuple[torch.Tensor, Stack]:
+        """Return each client's loss on one batch, and its gradient for the trained parameters."""
+        sink = Collected(params, frozenset(params) if trained is None else trained)
+        losses = self._backward(sink, inputs, targets, weights)
+        return losses, {name: sink.gradients[name] for name in params if name in sink.gradients}
+
+    @torch.no_grad()
+    def predict(self, params: Stack, inputs: torch.Tensor) -> torch.Tensor:
+        """Return the logits, shape ``(clients, batch, num_classes)``."""
+        return self._forward(params, inputs)[0]
+
+    def _forward(self, params: Stack, inputs: torch.Tensor) -> tuple[torch.Tensor, list[Any]]:
+        x, kept = inputs.flatten(2) if self._is_flat else _in_channels(inputs), []
+        for operation in self._chain:
+            x, saved = operation.forward(params, x)
+            kept.append(saved)
+        return x, kept
+
+    @torch.no_grad()
+    def _backward(
+        self, sink: Collected | Descended, inputs: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor
+    ) -> torch.Tensor:
+        logits, kept = self._forward(sink.params, inputs)
+        scores = torch.log_softmax(logits, dim=2)
+        chosen = scores.gather(2, targets.unsqueeze(2)).squeeze(2)
+        gradient = scores.exp_()
+        gradient.scatter_add_(2, targets.unsqueeze(2), gradient.new_full((1, 1, 1), -1.0).expand(*targets.shape, 1))
+        gradient.mul_(weights.unsqueeze(2))
+        first = next(i for i, link in enumerate(self._chain) if any(map(sink.wants, link.parameters)))
+        for index in range(len(self._chain) - 1, first - 1, -1):
+            before = self._chain[index].backward(sink, kept[index], gradient, index > first)
+            if before is not None:
+                gradient = before
+        return -(chosen * weights).sum(1)
+
+
+def _in_channels(inputs: torch.Tensor) -> torch.Tensor:
+    """Return ``(clients, batch, channels, [height,] width)`` as ``(batch, clients * channels, height, width)``."""
+    if inputs.dim() == 4:  # noqa: PLR2004 - a signal: its height is 1
+        inputs = inputs.unsqueeze(3)
+    return inputs.transpose(0, 1).flatten(1, 2).contiguous(memory_format=torch.channels_last)
+
+
+def _channels_last(values: torch.Tensor) -> torch.Tensor:
+    """Return a copy in which the channels of a convolution's kernel come last in memory."""
+    if values.dim() < 4:  # noqa: PLR2004 - clients, outputs, inputs and a kernel
+        return values.clone()
+    order = (0, 1, *range(3, values.dim()), 2)
+    back = (0, 1, values.dim() - 1, *range(2, values.dim() - 1))
+    return values.permute(order).clone(memory_format=torch.contiguous_format).permute(back)
+
+
+def _steps(batches: Batches) -> torch.Tensor:
+    """Return the number of steps of each client."""
+    return (torch.tensor(batches.active) > torch.arange(len(batches.inputs)).unsqueeze(1)).sum(1)

@@ -1,0 +1,64 @@
+"""The engine for any model: ``torch.func.vmap`` over the clients, whatever their model does."""
+
+from __future__ import annotations
+
+import torch
+from torch.func import functional_call, grad_and_value, vmap
+from torch.nn import functional
+
+from simulations.engines.batches import Batches
+from simulations.engines.descent import descend
+from simulations.engines.engine import StepRule
+from simulations.engines.model import SimulatedModel, Stack
+
+__all__ = ["VmapEngine"]
+
+
+class VmapEngine:
+    """Trains a stack of clients of any model that ``vmap`` can batch: branches, norms, attention.
+
+    Args:
+        model: A model without randomness.
+    """
+
+    name = "vmap"
+
+    def __init__(self, model: SimulatedModel) -> None:
+        """Make the batched functions."""
+        self.model = model
+        self._predict = vmap(self._logits)
+        self._gradients = vmap(grad_and_value(self._loss))
+
+    def train(
+        self, params: Stack, batches: Batches, rule: StepRule, anchor: Stack | None = None
+    ) -> tuple[Stack, torch.Tensor]:
+        """Return the trained parameters, and each client's mean loss over its steps."""
+        return descend(self, params, batches, rule, anchor)
+
+    def gradients(
+        self,
+        params: Stack,
+        inputs: torch.Tensor,
+        targets: torch.Tensor,
+        weights: torch.Tensor,
+        trained: frozenset[str] | None = None,
+    ) -> tuple[torch.Tensor, Stack]:
+        """Return each client's loss on one batch, and its gradient for the trained parameters."""
+        moving = {name: values for name, values in params.items() if trained is None or name in trained}
+        fixed = {name: values for name, values in params.items() if name not in moving}
+        gradients, losses = self._gradients(moving, fixed, inputs, targets, weights)
+        return losses, gradients
+
+    @torch.no_grad()
+    def predict(self, params: Stack, inputs: torch.Tensor) -> torch.Tensor:
+        """Return the logits, shape ``(clients, batch, num_classes)``."""
+        return self._predict(params, inputs)
+
+    def _logits(self, params: Stack, inputs: torch.Tensor) -> torch.Tensor:
+        return functional_call(self.model.module, params, (inputs,))
+
+    def _loss(
+        self, moving: Stack, fixed: Stack, inputs: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor
+    ) -> torch.Tensor:
+        logits = self._logits(moving | fixed, inputs)
+        return (functional.cross_entropy(logits, targets, reduction="none") * weights).sum()

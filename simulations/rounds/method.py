@@ -1,0 +1,85 @@
+"""A method: which layers are personal, and how a client trains."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from simulations.rounds.job import Phase
+from wire.messages import TrainingSettings
+
+__all__ = ["LocalRule", "Method", "phases"]
+
+LARGEST_NORM = 1e9
+"""``TrainingSettings.max_gradient_norm`` at its upper bound: gradients are never scaled down."""
+
+
+class LocalRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a client does besides SGD on all its layers.
+
+    Args:
+        proximal: FedProx: ``mu`` of ``mu / 2 * |params - installed|^2`` in the loss. T. Li et al., MLSys 2020.
+        ditto: Ditto: each client also trains a personal model, pulled to the shared one with this weight, and uses it.
+            T. Li et al., ICML 2021.
+        personal_epochs: FedRep: so many epochs over the personal layers alone, then the round's epochs over the shared
+            ones alone. L. Collins et al., ICML 2021.
+        frozen: FedBABU: layers that do not move as long as any layer is shared. J. Oh et al., ICLR 2022.
+    """
+
+    proximal: Annotated[float, Meta(ge=0)] = 0.0
+    ditto: Annotated[float, Meta(gt=0)] | None = None
+    personal_epochs: Annotated[int, Meta(ge=0)] = 0
+    frozen: tuple[str, ...] = ()
+
+
+class Method(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A method of a comparison.
+
+    Args:
+        name: As reports show it.
+        selector: One of ``aggregator.selection.SELECTOR_NAMES``.
+        options: The selector's.
+        local: What clients do besides SGD.
+        is_exact: The selector sees the updates themselves instead of sketches, those of personal layers, too.
+    """
+
+    name: str
+    selector: str
+    options: dict[str, Any] = {}
+    local: LocalRule = LocalRule()
+    is_exact: bool = False
+
+
+def phases(
+    rule: LocalRule, training: TrainingSettings, personal_layers: Collection[str], layers: Collection[str]
+) -> tuple[Phase, ...]:
+    """Return how a client trains in a round.
+
+    Args:
+        rule: The method's.
+        training: How the fleet trains.
+        personal_layers: Those of this round.
+        layers: All of the model's.
+    """
+    largest = training.max_gradient_norm
+
+    def phase(num_epochs: int, trained: Collection[str]) -> Phase:
+        return Phase(
+            num_epochs,
+            training.learning_rate,
+            training.momentum,
+            None if largest >= LARGEST_NORM else largest,
+            training.batch_size,
+            rule.proximal,
+            None if len(trained) == len(layers) else frozenset(trained),
+        )
+
+    personal = [layer for layer in layers if layer in personal_layers]
+    shared = [layer for layer in layers if layer not in personal_layers]
+    if rule.personal_epochs and personal and shared:
+        return phase(rule.personal_epochs, personal), phase(training.num_epochs, shared)
+    moving = [layer for layer in layers if layer not in rule.frozen] if shared else list(layers)
+    return (phase(training.num_epochs, moving),)

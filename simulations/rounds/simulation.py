@@ -1,0 +1,205 @@
+"""A fleet without messages: the aggregator's selection and averaging over clients that engines train.
+
+Round by round it does what ``aggregator.fleet`` and ``edge_client.session`` do together, with the same cohorts, batches,
+sketches, swap tests and decisions; a test holds it against them. What is left out is everything in between: encoding,
+the broker, deadlines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from aggregator.config import RoundSettings
+from aggregator.evidence import Decision, Evidence, measure_conflicts
+from aggregator.planning import choose_cohort
+from aggregator.selection import make_selector
+from simulations.engines.model import SimulatedModel
+from simulations.engines.population import Population
+from simulations.rounds.job import EvidenceOrder, Measured, MeasureJob, Trained, TrainJob
+from simulations.rounds.method import Method, phases
+from simulations.rounds.workers import Workers
+from wire.errors import ConfigError, FleetError
+from wire.messages import TrainingSettings
+
+__all__ = ["RoundRecord", "Simulation"]
+
+FLEET_EPOCH = 0
+
+
+@dataclass(frozen=True, eq=False)
+class RoundRecord:
+    """What a round was.
+
+    Args:
+        round_number: From 1.
+        cohort: The clients that trained, by number.
+        diverged: Those of them whose training left the numbers; they do not count.
+        train_loss: Mean over the clients that count, in nats.
+        personal_layers: Of this round.
+        decision: For the next round.
+        conflict_scores: Layer -> share of pairs in conflict, where evidence was asked for.
+        swap_gains: Candidate -> mean gain in nats, in a round with a test.
+        shared_params: Parameters that each client received and sent.
+    """
+
+    round_number: int
+    cohort: tuple[int, ...]
+    diverged: tuple[int, ...]
+    train_loss: float
+    personal_layers: tuple[str, ...]
+    decision: Decision
+    conflict_scores: dict[str, float]
+    swap_gains: dict[str, float]
+    shared_params: int
+
+
+class Simulation:
+    """A fleet that learns.
+
+    Args:
+        model: What it learns.
+        population: The clients' data.
+        method: Which layers are personal, and how clients train.
+        rounds: As of a deployed fleet: cohort, sketches, seed and, if the method wants to know, the number of rounds.
+        training: As of a deployed fleet.
+        workers: Train the clients.
+        watches_conflict: Whether conflict is measured though the method does not need it.
+        on_evidence: Sees the evidence before the selector does, and returns what the selector sees.
+
+    Raises:
+        ConfigError: If the cohort is larger than the fleet, or the method does not fit the model.
+    """
+
+    def __init__(
+        self,
+        model: SimulatedModel,
+        population: Population,
+        method: Method,
+        rounds: RoundSettings,
+        training: TrainingSettings,
+        workers: Workers,
+        *,
+        watches_conflict: bool = False,
+        on_evidence: Callable[[Evidence], Evidence] | None = None,
+    ) -> None:
+        """Begin with the model's values, before round 1."""
+        if rounds.cohort_size > population.num_clients:
+            raise ConfigError(
+                f"a cohort of {rounds.cohort_size} cannot come from {population.num_clients} clients: lower cohort_size"
+            )
+        unknown = set(method.local.frozen) - set(model.layer_sizes)
+        if unknown:
+            raise ConfigError(f"{method.name} freezes {sorted(unknown)}, which the model does not have")
+        self.averages: dict[str, np.ndarray] = model.initial_values()
+        self.round_number = 1
+        self._model = model
+        self._population = population
+        self._method = method
+        self._rounds = rounds
+        self._training = training
+        self._workers = workers
+        self._watches_conflict = watches_conflict
+        self._on_evidence = on_evidence
+        self._numbers = {name: number for number, name in enumerate(population.names)}
+        self._cohort_before: frozenset[int] = frozenset()
+        self._selector = make_selector(method.selector, method.options, rounds.num_rounds)
+        self._state, self.decision = self._selector.start(model.layer_sizes)
+
+    def run_round(self) -> RoundRecord:
+        """Train a cohort, average, and decide about the next round.
+
+        Raises:
+            FleetError: If all clients' training left the numbers.
+        """
+        decision, personal_layers = self.decision, self.decision.personal_layers
+        trained = self._workers.train(self._job(decision))
+        if not trained.clients:
+            raise FleetError(
+                f"the training of every client diverged in round {self.round_number}: lower the learning rate"
+            )
+        counts = self._population.train.counts
+        share = float(counts[list(trained.clients)].sum() / counts[[*trained.clients, *trained.diverged]].sum())
+        for layer, values in trained.sums.items():
+            self.averages[layer] = values.average(share)
+        evidence = self._evidence(trained)
+        seen = evidence if self._on_evidence is None else self._on_evidence(evidence)
+        self._state, self.decision = self._selector.decide(self._state, seen)
+        conflicts = measure_conflicts(evidence) if evidence.sketches else {}
+        record = RoundRecord(
+            round_number=self.round_number,
+            cohort=tuple(sorted((*trained.clients, *trained.diverged))),
+            diverged=trained.diverged,
+            train_loss=float(trained.losses.mean()),
+            personal_layers=personal_layers,
+            decision=self.decision,
+            conflict_scores={layer: found.conflict_score for layer, found in conflicts.items()},
+            swap_gains={layer: float(gains.mean()) for layer, gains in evidence.swap_gains.items()},
+            shared_params=sum(size for layer, size in self._model.layer_sizes.items() if layer not in personal_layers),
+        )
+        self._cohort_before = frozenset(trained.clients)
+        self.round_number += 1
+        return record
+
+    def measure(self, split: str) -> Measured:
+        """Return how good every client's model is now: the averages, and its own personal layers.
+
+        Args:
+            split: ``validation`` or ``test``.
+
+        Returns:
+            One row a client, in the order of their names.
+        """
+        clients = tuple(range(self._population.num_clients))
+        measured = self._workers.measure(
+            MeasureJob(
+                clients, split, self.averages, self.decision.personal_layers, self._method.local.ditto is not None
+            )
+        )
+        order = np.argsort(measured.clients)
+        return Measured(clients, measured.accuracy[order], measured.loss[order])
+
+    def _job(self, decision: Decision) -> TrainJob:
+        settings, method = self._rounds, self._method
+        names = frozenset(self._population.names)
+        cohort = choose_cohort(names, settings.cohort_size, settings.seed, FLEET_EPOCH, self.round_number)
+        clients = tuple(self._numbers[name] for name in cohort)
+        counts = self._population.train.counts[list(clients)]
+        needs_all = self._selector.needs_evidence or method.selector == "fedavg-then-local"
+        return TrainJob(
+            round_number=self.round_number,
+            seed=settings.seed,
+            clients=clients,
+            shares=counts / counts.sum(),
+            averages=self.averages,
+            personal_layers=decision.personal_layers,
+            phases=phases(method.local, self._training, decision.personal_layers, self._model.layer_sizes),
+            swap_candidates=decision.swap_candidates,
+            testers=self._cohort_before,
+            kept=tuple(self._model.layer_sizes) if needs_all else decision.personal_layers,
+            evidence=self._evidence_order(),
+            ditto=method.local.ditto,
+        )
+
+    def _evidence_order(self) -> EvidenceOrder | None:
+        if not (self._selector.needs_evidence or self._watches_conflict):
+            return None
+        width = None if self._method.is_exact else self._rounds.sketch_width
+        return EvidenceOrder(self._rounds.seed, width, self._selector.needs_personal_sketches)
+
+    def _evidence(self, trained: Trained) -> Evidence:
+        """Return what the clients told, one row a client in the order of their names, as the aggregator has it."""
+        order = np.argsort(trained.clients)
+        return Evidence(
+            round_number=self.round_number,
+            num_params=self._model.layer_sizes,
+            sketches={layer: rows[order] for layer, rows in trained.sketches.items()},
+            norms={layer: norms[order] for layer, norms in trained.norms.items()},
+            swap_gains={layer: _in_order(gains) for layer, gains in trained.gains.items()},
+        )
+
+
+def _in_order(gains: Mapping[int, float]) -> np.ndarray:
+    return np.array([gains[client] for client in sorted(gains)])
