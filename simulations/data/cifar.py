@@ -15,7 +15,7 @@ import numpy as np
 from simulations.data.pools import Pool
 from wire.errors import DataError
 
-__all__ = ["load_cifar10", "load_cifar100"]
+__all__ = ["Layout", "load_cifar10", "load_cifar100"]
 
 IMAGE_SHAPE = (3, 32, 32)
 IMAGE_BYTES = 3072

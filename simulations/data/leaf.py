@@ -17,7 +17,7 @@ from edge_client.dataset import Dataset, Split
 from simulations.data.pools import Request
 from wire.errors import ConfigError, DataError
 
-__all__ = ["FEMNIST_CLASSES", "femnist_clients"]
+__all__ = ["FEMNIST_CLASSES", "LeafFile", "UserData", "femnist_clients"]
 
 FEMNIST_CLASSES = 62
 PIXELS = 784

@@ -21,7 +21,7 @@ import numpy as np
 
 from wire.errors import DataError
 
-__all__ = ["Factor", "read_data_frame"]
+__all__ = ["Factor", "Item", "Kind", "read_data_frame"]
 
 MAX_BYTES = 64 << 20
 MAX_DEPTH = 8

@@ -3,9 +3,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from simulations.data import natural
 from simulations.data.federation import Federation, check_federation
 from simulations.data.paper_grid import PAPER_GRID
 from simulations.data.scenarios import SCENARIOS, make_scenario
+from simulations.data.shakespeare import SYMBOLS
 from simulations.models import load_simulation_model
 from wire.errors import ConfigError
 
@@ -146,10 +148,18 @@ def test_a_watch_keeps_what_is_asked_for() -> None:
     assert {len(d.validation.targets) for d in federation.clients.values()} == {5}
 
 
-def test_a_role_never_shares_a_character_between_splits(made_texts: Path) -> None:
-    federation = make_scenario("shakespeare-roles", 0, folder=made_texts)
-    assert {len(d.train.targets) for d in federation.clients.values()} == {400}
-    assert {len(d.validation.targets) for d in federation.clients.values()} == {200}
+def test_a_role_never_shares_a_character_between_splits(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "".join(np.random.default_rng(0).choice(list(SYMBOLS), 2000).tolist())
+    monkeypatch.setattr(natural, "load_roles", lambda *_, **__: {"hamlet": said})
+    (data,) = make_scenario("shakespeare-roles", 0, num_clients=1).clients.values()
+    seen: list[set[int]] = []
+    for split in data:
+        assert split is not None
+        windows = ["".join(SYMBOLS[int(place)] for place in window) for window in split.inputs]
+        assert all(said.count(window) == 1 for window in windows)
+        seen.append({place for window in windows for place in range(said.find(window), said.find(window) + 21)})
+    assert not seen[0] & seen[1] | seen[0] & seen[2] | seen[1] & seen[2]
+    assert [len(split.targets) for split in data if split is not None] == [400, 200, 200]
 
 
 @pytest.mark.parametrize(
