@@ -110,7 +110,7 @@ def sum_directions(updates: Float[np.ndarray, "devices params"]) -> DirectionSum
     for block in _double_blocks(updates):
         squares += np.einsum("ij,ij->i", block, block)
     moved = squares > 0
-    scales = moved / np.sqrt(np.where(moved, squares, 1.0))
+    scales = 1.0 / np.sqrt(np.where(moved, squares, 1.0))
     with_sum, square = np.zeros(len(updates)), 0.0
     for block in _double_blocks(updates):
         total = scales @ block

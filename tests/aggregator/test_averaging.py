@@ -229,3 +229,15 @@ def test_a_stack_that_is_summed_pair_by_pair_would_be_found() -> None:
     shares = np.array(list(shares_of(weights).values()))
     product = (shares @ np.stack(list(rows.values())).astype(np.float64)).astype(np.float32)
     assert product.tobytes() != weighted_average(rows, weights).tobytes()
+
+
+@given(ANY_COHORT, st.data())
+def test_those_who_are_present_weigh_as_if_they_had_been_alone(cohort: Cohort, data: st.DataObject) -> None:
+    rows, weights = cohort
+    shares = shares_of(weights)
+    names = data.draw(st.lists(st.sampled_from(list(shares)), min_size=1, unique=True))
+    present = {name: shares[name] for name in sorted(names)}
+    alone = weighted_average({name: rows[name] for name in names}, {name: weights[name] for name in names})
+    average = sum_up(rows, present).average(math.fsum(present.values()))
+    largest = float(max(np.abs(row).max() for row in rows.values()))
+    np.testing.assert_allclose(average, alone, rtol=1e-6, atol=largest * 1e-12)
