@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from edge_client.dataset import Dataset, Split
+from wire.errors import StoreError
 
-__all__ = ["Population", "ResidentSplit", "gather_population"]
+__all__ = ["Population", "ResidentSplit", "gather_population", "map_population", "save_population"]
+
+SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,3 +78,32 @@ def _resident(splits: list[Split]) -> ResidentSplit:
     inputs = torch.from_numpy(np.concatenate([split.inputs for split in splits]))
     targets = torch.from_numpy(np.concatenate([split.targets for split in splits]))
     return ResidentSplit(inputs, targets, np.cumsum(counts) - counts, counts)
+
+
+def save_population(population: Population, folder: Path) -> None:
+    """Write the data to files, from which other processes map it into their memory.
+
+    Raises:
+        StoreError: If the disk refuses.
+    """
+    try:
+        (folder / "names.json").write_text(json.dumps(population.names))
+        for name in SPLITS:
+            split: ResidentSplit = getattr(population, name)
+            parts = {"inputs": split.inputs.numpy(), "targets": split.targets.numpy()}
+            for part, values in {**parts, "starts": split.starts, "counts": split.counts}.items():
+                np.save(folder / f"{name}.{part}.npy", values, allow_pickle=False)
+    except OSError as error:
+        raise StoreError(f"cannot write the clients' data to {folder}: {error.strerror}") from error
+
+
+def map_population(folder: Path) -> Population:
+    """Return what ``save_population`` wrote; its pages are read when they are needed, and shared by all processes."""
+    splits = []
+    for name in SPLITS:
+        inputs, targets, starts, counts = (
+            np.load(folder / f"{name}.{part}.npy", mmap_mode="c", allow_pickle=False)
+            for part in ("inputs", "targets", "starts", "counts")
+        )
+        splits.append(ResidentSplit(torch.from_numpy(inputs), torch.from_numpy(targets), starts, counts))
+    return Population(tuple(json.loads((folder / "names.json").read_text())), *splits)

@@ -7,7 +7,7 @@ the broker, deadlines.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,6 +68,7 @@ class Simulation:
         workers: Train the clients.
         watches_conflict: Whether conflict is measured though the method does not need it.
         on_evidence: Sees the evidence before the selector does, and returns what the selector sees.
+        choose: Round -> the numbers of the clients that train in it; None draws them as an aggregator does.
 
     Raises:
         ConfigError: If the cohort is larger than the fleet, or the method does not fit the model.
@@ -84,6 +85,7 @@ class Simulation:
         *,
         watches_conflict: bool = False,
         on_evidence: Callable[[Evidence], Evidence] | None = None,
+        choose: Callable[[int], Sequence[int]] | None = None,
     ) -> None:
         """Begin with the model's values, before round 1."""
         if rounds.cohort_size > population.num_clients:
@@ -103,6 +105,7 @@ class Simulation:
         self._workers = workers
         self._watches_conflict = watches_conflict
         self._on_evidence = on_evidence
+        self._choose = choose or self._draw
         self._numbers = {name: number for number, name in enumerate(population.names)}
         self._cohort_before: frozenset[int] = frozenset()
         self._selector = make_selector(method.selector, method.options, rounds.num_rounds)
@@ -163,9 +166,7 @@ class Simulation:
 
     def _job(self, decision: Decision) -> TrainJob:
         settings, method = self._rounds, self._method
-        names = frozenset(self._population.names)
-        cohort = choose_cohort(names, settings.cohort_size, settings.seed, FLEET_EPOCH, self.round_number)
-        clients = tuple(self._numbers[name] for name in cohort)
+        clients = tuple(self._choose(self.round_number))
         counts = self._population.train.counts[list(clients)]
         needs_all = self._selector.needs_evidence or method.selector == "fedavg-then-local"
         return TrainJob(
@@ -182,6 +183,12 @@ class Simulation:
             evidence=self._evidence_order(),
             ditto=method.local.ditto,
         )
+
+    def _draw(self, round_number: int) -> tuple[int, ...]:
+        """Return the cohort that an aggregator with the same seed and devices of the same names would ask."""
+        names, settings = frozenset(self._population.names), self._rounds
+        cohort = choose_cohort(names, settings.cohort_size, settings.seed, FLEET_EPOCH, round_number)
+        return tuple(self._numbers[name] for name in cohort)
 
     def _evidence_order(self) -> EvidenceOrder | None:
         if not (self._selector.needs_evidence or self._watches_conflict):

@@ -1,0 +1,148 @@
+"""Which engine, how many clients at once, and on how many processes: guessed from the model, confirmed by a second's trial.
+
+What wins depends on the model. A chain is best stacked, in chunks that fit the processor's cache; ``vmap`` and the serial
+loop share the rest between them. Several processes are worth their start only where a round takes long.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+
+from simulations.engines.batches import Batches
+from simulations.engines.chain import NotAChainError
+from simulations.engines.engine import Engine, StepRule
+from simulations.engines.model import SimulatedModel, install
+from simulations.engines.serial import SerialEngine
+from simulations.engines.stacked import StackedEngine
+from simulations.engines.vmapped import VmapEngine
+from wire.errors import ConfigError
+
+__all__ = ["ENGINES", "Plan", "make_engine", "num_cores", "one_thread_plan", "plan"]
+
+ENGINES: dict[str, Callable[[SimulatedModel], Engine]] = {
+    "serial": SerialEngine,
+    "stacked": StackedEngine,
+    "vmap": VmapEngine,
+}
+CHUNK_SIZES = (2, 4, 10, 20, 50)
+TRIAL_STEPS = 2
+TRIAL_S = 1.0
+WORTH_PROCESSES_S = 0.25
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How clients are trained.
+
+    Args:
+        engine: A name in ``ENGINES``.
+        chunk_size: Clients at once.
+        num_processes: 1 is this one alone.
+        step_s: Measured seconds of one client's step.
+    """
+
+    engine: str
+    chunk_size: int
+    num_processes: int
+    step_s: float
+
+    def __str__(self) -> str:
+        """Return one line for people."""
+        where = "in this process" if self.num_processes == 1 else f"in {self.num_processes} processes"
+        return f"{self.engine}, {self.chunk_size} clients at once, {where}: {self.step_s * 1e6:.0f} us a step"
+
+
+def make_engine(name: str, model: SimulatedModel) -> Engine:
+    """Return the engine of this name.
+
+    Raises:
+        ConfigError: If there is none.
+        NotAChainError: If ``stacked`` cannot train the model.
+    """
+    if name not in ENGINES:
+        raise ConfigError(f"no engine is called {name!r}; choose one of {', '.join(ENGINES)}")
+    return ENGINES[name](model)
+
+
+def num_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def plan(model: SimulatedModel, cohort_size: int, num_steps: int, batch_size: int, rule: StepRule) -> Plan:
+    """Return the fastest way that a trial of about a second finds.
+
+    Args:
+        model: What is trained.
+        cohort_size: Clients in a round.
+        num_steps: Steps of a client in a round.
+        batch_size: Examples a step.
+        rule: Of the steps.
+    """
+    best = one_thread_plan(model, cohort_size, batch_size, rule)
+    is_long = best.step_s * cohort_size * num_steps > WORTH_PROCESSES_S
+    return Plan(best.engine, best.chunk_size, min(num_cores(), cohort_size) if is_long else 1, best.step_s)
+
+
+def one_thread_plan(
+    model: SimulatedModel, cohort_size: int, batch_size: int, rule: StepRule, engine: str | None = None
+) -> Plan:
+    """Return the fastest engine and chunk on one thread.
+
+    Args:
+        model: What is trained.
+        cohort_size: Clients in a round.
+        batch_size: Examples a step.
+        rule: Of the steps.
+        engine: Try only this one.
+    """
+    best: Plan | None = None
+    begin = time.perf_counter()
+    for name, chunk_size in _candidates(model, cohort_size, engine):
+        if best is not None and time.perf_counter() - begin > TRIAL_S:
+            break
+        step_s = _trial(make_engine(name, model), chunk_size, batch_size, rule)
+        if best is None or step_s < best.step_s:
+            best = Plan(name, chunk_size, 1, step_s)
+    if best is None:
+        raise ConfigError("a cohort needs at least one client")
+    return best
+
+
+def _candidates(model: SimulatedModel, cohort_size: int, engine: str | None) -> Iterator[tuple[str, int]]:
+    """Yield what to try, the likely winners first."""
+    chunk_sizes = sorted({min(size, cohort_size) for size in CHUNK_SIZES})
+    names = [engine] if engine else ["stacked"]
+    if not engine:
+        try:
+            StackedEngine(model)
+        except NotAChainError:
+            names = ["vmap", "serial"]
+    for name in names:
+        if name == "serial":
+            yield name, 1
+            continue
+        likely = 16_000_000 // (8 * model.num_params) + 1
+        yield from ((name, size) for size in sorted(chunk_sizes, key=lambda size: abs(size - likely)))
+
+
+def _trial(engine: Engine, chunk_size: int, batch_size: int, rule: StepRule) -> float:
+    """Return the seconds of one client's step, the better of two trials."""
+    model = engine.model
+    rows = {layer: torch.from_numpy(values) for layer, values in model.initial_values().items()}
+    params = install(model, rows, chunk_size)
+    shape = (chunk_size, TRIAL_STEPS, batch_size)
+    inputs = torch.rand(*shape, *model.input_shape, generator=torch.Generator().manual_seed(0))
+    targets = torch.zeros(shape, dtype=torch.int64)
+    batches = Batches(inputs, targets, torch.full(shape, 1 / batch_size), (chunk_size,) * TRIAL_STEPS)
+    seconds = []
+    for _ in range(2):
+        begin = time.perf_counter()
+        engine.train(params, batches, rule, params)
+        seconds.append(time.perf_counter() - begin)
+    return min(seconds) / (chunk_size * TRIAL_STEPS)
