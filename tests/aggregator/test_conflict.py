@@ -185,6 +185,8 @@ def test_a_device_does_not_conflict_with_others_that_cancel() -> None:
     updates = np.array([[3, 4], [1, 0], [-1, 0]], dtype=np.float32)
     assert count_devices_in_conflict(updates, 0.0) == (2, 3)  # the others of 3, 4 cancel
     assert count_devices_in_conflict(updates[1:], 0.0) == (2, 2)
+    nearly = np.array([[0, -1], [1, 0], [-1, 1e-7]])  # what is left of the last two is noise
+    assert count_devices_in_conflict(nearly, 0.0) == (2, 3)
 
 
 def test_cohorts_above_five_hundred_are_compared_without_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
