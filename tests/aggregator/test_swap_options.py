@@ -205,3 +205,16 @@ def test_a_state_without_tolerated_layers_is_stored_as_before() -> None:
 def test_an_option_without_sense_is_refused_by_name(option: Options) -> None:
     with pytest.raises(ConfigError, match=f"selector fedlag-swap: .*{next(iter(option))}"):
         make_selector("fedlag-swap", option, None)
+
+
+@pytest.mark.parametrize(
+    ("passed", "tolerated", "candidate"),
+    [({}, (), "conv1"), ({}, ("fc1",), "fc1"), ({"head": 0.1}, ("fc1", "head"), "head")],
+)
+def test_layers_that_wait_for_a_second_test_come_before_those_in_conflict(
+    passed: dict[str, float], tolerated: tuple[str, ...], candidate: str
+) -> None:
+    selector = make_selector("fedlag-swap", {"max_candidates": 1, "loss_tolerance": 0.1}, None)
+    state = SwapState((), passed, {"conv1": 0.9}, tolerated or msgspec.UNSET)
+    _, decision = selector.decide(state, Evidence(8, SIZES))
+    assert decision.swap_candidates == (candidate,)
