@@ -17,7 +17,7 @@ import numpy as np
 
 from wire.errors import ConfigError
 
-__all__ = ["classes_per_device", "dirichlet", "iid", "label_permutation", "random_rotation", "rotate_sensor"]
+__all__ = ["classes_per_device", "dirichlet", "iid", "label_permutation", "random_rotation", "rotate_sensor", "top_up"]
 
 MAX_DRAWS = 1000
 SENSOR_AXES = 3
@@ -120,6 +120,33 @@ def classes_per_device(
         for device, piece in zip(holders, np.array_split(examples, len(holders)), strict=True):
             parts[device].append(piece)
     return tuple(rng.permutation(np.concatenate(part)) for part in parts)
+
+
+def top_up(parts: tuple[np.ndarray, ...], min_size: int) -> tuple[np.ndarray, ...]:
+    """Move single examples from whichever device has most to those that have too few.
+
+    For many devices, where no draw leaves each of them enough.
+
+    Args:
+        parts: Indices per device, in random order.
+        min_size: The fewest examples of a device afterwards.
+
+    Returns:
+        Indices per device, int64; devices that had enough and are not the largest are as they were.
+
+    Raises:
+        ConfigError: If there are too few examples for this.
+
+    Example:
+        >>> [part.tolist() for part in top_up((np.array([0]), np.array([1, 2, 3])), 2)]
+        [[0, 3], [1, 2]]
+    """
+    _check_sizes(sum(map(len, parts)), len(parts), min_size)
+    lists = [part.tolist() for part in parts]
+    for part in lists:
+        while len(part) < min_size:
+            part.append(max(lists, key=len).pop())
+    return tuple(np.array(part, dtype=np.int64) for part in lists)
 
 
 def label_permutation(num_classes: int, rng: np.random.Generator) -> np.ndarray:

@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from edge_client.dataset import Dataset
-from simulations.data.partitions import classes_per_device, dirichlet
+from simulations.data.partitions import classes_per_device, dirichlet, top_up
 from simulations.data.pools import Partition, Request, Shift, deal
 from simulations.data.sources import Source
 
 __all__ = ["Scenario", "by_classes", "by_dirichlet", "pooled"]
 
 NUM_CLIENTS = 20
+FEWEST_EXAMPLES = 20
+MOST_DRAWN = 50
+"""With more clients, hardly any draw of Dirichlet(0.1) gives each of them enough."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +72,17 @@ def pooled(
 
 
 def by_dirichlet(alpha: float) -> Partition:
-    """Return the partition by Dirichlet draws with this concentration."""
-    return lambda labels, num_clients, rng: dirichlet(labels, num_clients, alpha, rng)
+    """Return the partition by Dirichlet draws with this concentration; every client has at least 20 examples.
+
+    Up to 50 clients, draws are made again until this is so; with more, the clients with the most give some away.
+    """
+
+    def divide(labels: np.ndarray, num_clients: int, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+        if num_clients <= MOST_DRAWN:
+            return dirichlet(labels, num_clients, alpha, rng, min_size=FEWEST_EXAMPLES)
+        return top_up(dirichlet(labels, num_clients, alpha, rng, min_size=0), FEWEST_EXAMPLES)
+
+    return divide
 
 
 def by_classes(num_classes: int) -> Partition:

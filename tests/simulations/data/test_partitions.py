@@ -12,6 +12,7 @@ from simulations.data.partitions import (
     label_permutation,
     random_rotation,
     rotate_sensor,
+    top_up,
 )
 from wire.errors import ConfigError
 
@@ -64,6 +65,18 @@ def test_dirichlet_leaves_no_device_below_the_minimum(alpha: float, min_size: in
         assert "raise alpha" in str(error)  # noqa: PT017 - a draw may truly fail
         return
     assert min(map(len, parts)) >= min_size
+
+
+@given(st.lists(st.integers(0, 30), min_size=1, max_size=8), st.integers(0, 10))
+def test_topping_up_leaves_every_example_one_owner_and_nobody_too_few(sizes: list[int], min_size: int) -> None:
+    parts = tuple(np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:-1]))
+    try:
+        topped = top_up(parts, min_size)
+    except ConfigError:
+        assert sum(sizes) < min_size * len(sizes)
+        return
+    assert np.array_equal(np.sort(np.concatenate(topped)), np.arange(sum(sizes)))
+    assert min(map(len, topped)) >= min_size
 
 
 def test_a_smaller_alpha_concentrates_the_classes() -> None:

@@ -133,6 +133,15 @@ def test_100_clients_share_what_is_there(folders: dict[str, Path]) -> None:
         made("fashion-iid", folders, num_clients=100)
 
 
+@pytest.mark.parametrize("name", ["fashion-dirichlet-0.1", "fashion28-dirichlet-0.1", "letter-dirichlet-0.1"])
+def test_100_clients_of_very_unequal_shares_have_enough_each(name: str, folders: dict[str, Path]) -> None:
+    federation = made(name, folders, num_clients=100, examples_per_client=40)
+    sizes = [len(data.train.targets) + len(data.validation.targets) for data in federation.clients.values()]
+    assert (len(sizes), sum(sizes)) == (100, 4000)
+    assert min(sizes) >= 20
+    assert mixes(federation).max(axis=1).mean() > 0.3  # letters alike would give about 0.1
+
+
 def test_a_mounted_watch_has_turned_vectors_of_the_same_length() -> None:
     natural, mounted = make_scenario("watch-natural", 0), make_scenario("watch-mounted", 0)
     for name, data in natural.clients.items():
