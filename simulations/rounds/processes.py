@@ -22,6 +22,7 @@ from simulations.engines.model import SimulatedModel
 from simulations.engines.planner import make_engine
 from simulations.engines.population import Population, map_population, save_population
 from simulations.rounds.job import Measured, MeasureJob, Trained, TrainJob, merge_measured, merge_trained
+from simulations.rounds.keeping import RowFolder
 from simulations.rounds.worker import Worker
 from simulations.rounds.workers import InProcess, Usage, keep_freed_memory, usage_of_this_process
 from wire.errors import FedlagError, FleetError
@@ -53,7 +54,12 @@ class WorkerRecipe:
 
     def make(self) -> Worker:
         """Return the worker."""
-        return Worker(make_engine(self.engine, self.model), self.population, self.folder, self.chunk_size)
+        engine = make_engine(self.engine, self.model)
+        return Worker(engine, self.population, self.kept_rows(), self.chunk_size)
+
+    def kept_rows(self) -> RowFolder:
+        """Return what the clients keep."""
+        return RowFolder(self.folder, self.population.num_clients, self.model.layer_sizes)
 
 
 class ProcessWorkers:

@@ -7,7 +7,6 @@ round is a device's (``edge_client.training``): swap test, training, summaries.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,14 +17,13 @@ from simulations.engines.engine import Engine, StepRule
 from simulations.engines.model import Stack, install, layer_rows
 from simulations.engines.population import Population
 from simulations.rounds.job import Measured, MeasureJob, Phase, Trained, TrainJob, merge_measured, merge_trained
+from simulations.rounds.keeping import DITTO, KeptRows
 from simulations.rounds.measuring import measure
-from simulations.rounds.store import ClientRows
 from simulations.rounds.summaries import summarize
 
-__all__ = ["Worker"]
+__all__ = ["Worker", "split_into_chunks"]
 
 FLEET_EPOCH = 0
-DITTO = "ditto."
 
 
 class Worker:
@@ -34,24 +32,23 @@ class Worker:
     Args:
         engine: Trains.
         population: All clients' data.
-        folder: Where clients keep their own layers; workers of one simulation share it.
+        kept: What clients keep; workers of one simulation share it.
         chunk_size: Clients that train at once, at least 1.
     """
 
-    def __init__(self, engine: Engine, population: Population, folder: Path, chunk_size: int) -> None:
-        """Open no file yet."""
+    def __init__(self, engine: Engine, population: Population, kept: KeptRows, chunk_size: int) -> None:
+        """Read nothing yet."""
         self.engine = engine
         self.chunk_size = chunk_size
         self._population = population
-        self._folder = folder
-        self._rows: dict[str, ClientRows] = {}
+        self._kept = kept
 
     def train(self, job: TrainJob) -> Trained:
         """Return what the job's clients answer."""
         places = {client: place for place, client in enumerate(job.clients)}
         return merge_trained(
             self._train_chunk(job, chunk, job.shares[[places[client] for client in chunk]])
-            for chunk in self._chunks(job)
+            for chunk in split_into_chunks(job, self._population, self.chunk_size)
         )
 
     def measure(self, job: MeasureJob) -> Measured:
@@ -64,13 +61,6 @@ class Worker:
             params = self._install(chunk, job.averages, names)
             parts.append(measure(self.engine, params, split, chunk))
         return merge_measured(parts)
-
-    def _chunks(self, job: TrainJob) -> Iterator[tuple[int, ...]]:
-        """Yield chunks of clients, those with more steps first."""
-        steps = num_steps(self._population.train.counts, job.phases[0].batch_size)
-        ordered = sorted(job.clients, key=lambda client: (-steps[client], client))
-        for begin in range(0, len(ordered), self.chunk_size):
-            yield tuple(ordered[begin : begin + self.chunk_size])
 
     def _train_chunk(self, job: TrainJob, chunk: Sequence[int], shares: np.ndarray) -> Trained:
         installed = self._install(chunk, job.averages, job.personal_layers)
@@ -98,7 +88,7 @@ class Worker:
                 answer.sums[layer.name] = WeightedSum(layer.num_params)
                 answer.sums[layer.name].add_rows(own.numpy(), shares)
             if layer.name in job.kept:
-                self._store(layer.name).write(chunk, own)
+                self._kept.write(layer.name, chunk, own)
             if job.evidence is not None:
                 update = (own - layer_rows(layer, installed)).numpy()
                 is_personal = layer.name in job.personal_layers
@@ -122,13 +112,11 @@ class Worker:
 
     def _own(self, name: str, chunk: Sequence[int], average: torch.Tensor) -> torch.Tensor:
         """Return the clients' own versions of a layer; of those who have none the average."""
-        store = self._store(name)
-        known = store.known(chunk)
+        known = self._kept.known(name, chunk)
         rows = average.repeat(len(chunk), 1)
         if known.any():
-            rows[torch.from_numpy(known)] = store.read(
-                [client for client, has in zip(chunk, known, strict=True) if has]
-            )
+            owners = [client for client, has in zip(chunk, known, strict=True) if has]
+            rows[torch.from_numpy(known)] = self._kept.read(name, owners)
         return rows
 
     def _swap(self, job: TrainJob, chunk: Sequence[int]) -> dict[str, dict[int, float]]:
@@ -178,10 +166,18 @@ class Worker:
         start = self._install(chunk, job.averages, names)
         params, _ = self._descend(job, chunk, start, installed, pull)
         for layer in self.engine.model.layers:
-            self._store(DITTO + layer.name).write(chunk, layer_rows(layer, params))
+            self._kept.write(DITTO + layer.name, chunk, layer_rows(layer, params))
 
-    def _store(self, name: str) -> ClientRows:
-        if name not in self._rows:
-            size = self.engine.model.layer_sizes[name.removeprefix(DITTO)]
-            self._rows[name] = ClientRows(self._folder / f"{name}.rows", self._population.num_clients, size)
-        return self._rows[name]
+
+def split_into_chunks(job: TrainJob, population: Population, chunk_size: int) -> Iterator[tuple[int, ...]]:
+    """Yield the job's clients, so many at once, those with more steps first.
+
+    Args:
+        job: Whose clients they are.
+        population: Says how many examples each has.
+        chunk_size: Most clients in a chunk, at least 1.
+    """
+    steps = num_steps(population.train.counts, job.phases[0].batch_size)
+    ordered = sorted(job.clients, key=lambda client: (-steps[client], client))
+    for begin in range(0, len(ordered), chunk_size):
+        yield tuple(ordered[begin : begin + chunk_size])
