@@ -92,7 +92,7 @@ def encode_text(text: str) -> np.ndarray:
 
     Example:
         >>> encode_text("To~").tolist()
-        [44, 65, 75]
+        [43, 64, 76]
     """
     places = {symbol: place for place, symbol in enumerate(SYMBOLS)}
     return np.array([places.get(character, len(SYMBOLS)) for character in text], dtype=np.int64)
