@@ -119,7 +119,8 @@ def make_clients(
     patterns = coarse.repeat(4, axis=1).repeat(4, axis=2)
     targets = generator.integers(NUM_CLASSES, size=(workload.num_clients, workload.examples_per_client))
     inputs = generator.standard_normal((*targets.shape, SIDE, SIDE), dtype=np.float32)
-    inputs += 0.3 * patterns[targets]
+    for client, classes in enumerate(targets):  # one by one: there may be ten thousand
+        inputs[client] += 0.3 * patterns[classes]
     return torch.from_numpy(inputs[:, :, None]), torch.from_numpy(targets)
 
 

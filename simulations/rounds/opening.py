@@ -14,7 +14,7 @@ from simulations.rounds.processes import ProcessWorkers, WorkerRecipe
 from simulations.rounds.workers import InProcess, Workers, one_thread
 from wire.errors import ConfigError
 
-__all__ = ["ENGINE_NAMES", "open_workers", "plan_workers"]
+__all__ = ["ENGINE_NAMES", "open_plan", "open_workers", "plan_workers"]
 
 ENGINE_NAMES = ("auto", *ENGINES, "processes")
 USUAL_RULE = StepRule(0.05, 0.9, 5.0)
@@ -46,6 +46,11 @@ def open_workers(
         NotAChainError: If ``stacked`` cannot train the model.
     """
     chosen = plan_workers(model, population, engine=engine, cohort_size=cohort_size, batch_size=batch_size, rule=rule)
+    return open_plan(chosen, model, population, folder)
+
+
+def open_plan(chosen: Plan, model: SimulatedModel, population: Population, folder: Path) -> Workers:
+    """Return workers that follow a plan; see ``open_workers``."""
     recipe = WorkerRecipe(model, population, folder, chosen.engine, chosen.chunk_size)
     if chosen.num_processes > 1:
         return ProcessWorkers(recipe, chosen.num_processes)

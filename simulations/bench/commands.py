@@ -1,0 +1,134 @@
+"""``fedlag bench``: how fast things are on this machine, as ratios taken in one run."""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import time
+from typing import Annotated, Any, Literal
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from simulations.bench.conflict import ConflictRow, bench_conflict
+from simulations.bench.simulating import Order, Run
+from simulations.bench.workloads import WORKLOADS
+from simulations.rounds.opening import ENGINE_NAMES
+from wire.errors import ConfigError, FleetError
+
+__all__ = ["main"]
+
+app = typer.Typer(add_completion=False)
+console = Console(stderr=True)
+
+ROUNDS = {
+    "workload": "",
+    "engine": "engine",
+    "cpu_s_per_round": "CPU s/round",
+    "wall_s_per_round": "wall s/round",
+    "ratio_to_serial": "CPU serial/this",
+    "first_round_s": "first round s",
+    "peak_memory_mb": "peak MiB",
+}
+CONFLICT = {
+    "devices": "devices",
+    "params": "parameters",
+    "cpu_ms": "CPU ms",
+    "ratio_to_sgemm": "sgemm/this",
+    "extra_memory_mb": "extra MiB",
+}
+Form = Annotated[Literal["table", "json"], typer.Option("--format", help="What is printed.")]
+
+
+@app.callback()
+def bench() -> None:
+    """Time this machine. Other work on it disturbs; ratios within one run are what counts."""
+
+
+@app.command()
+def simulate(
+    workload: Annotated[list[str] | None, typer.Option(help="T, S or L; may be given several times.")] = None,
+    engine: Annotated[
+        list[str] | None, typer.Option(help=f"One of {', '.join(ENGINE_NAMES)}; may be given several times.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds that are timed, after a first one.")] = 5,
+    repetitions: Annotated[int, typer.Option(min=1, help="How often; engines take turns.")] = 1,
+    clients: Annotated[int | None, typer.Option(min=2, help="Clients of the fleet instead of 100.")] = None,
+    cohort: Annotated[int | None, typer.Option(min=1, help="Clients of a round instead of 20.")] = None,
+    personal: Annotated[list[str] | None, typer.Option(help="A layer that each client keeps.")] = None,
+    form: Form = "table",
+) -> None:
+    """Train rounds of 200 client-steps with each engine, and compare them with the serial loop."""
+    engines = engine or ["serial", "stacked", "vmap", "processes"]
+    runs: dict[tuple[str, str], list[Run]] = {}
+    for letter in workload or list(WORKLOADS):
+        if letter not in WORKLOADS:
+            raise ConfigError(f"there is no workload {letter!r}; take one of {', '.join(WORKLOADS)}")
+        for _ in range(repetitions):
+            for name in engines:
+                with console.status(f"{letter}: {name}"):
+                    order = Order(
+                        workload=letter,
+                        engine=name,
+                        num_rounds=rounds,
+                        num_clients=clients,
+                        cohort_size=cohort,
+                        personal_layers=tuple(personal or ()),
+                        started_s=time.time(),
+                        has_loss=not personal,
+                    )
+                    runs.setdefault((letter, name), []).append(_run(order))
+    _show([_row(found, runs.get((letter, "serial"))) for (letter, _), found in runs.items()], ROUNDS, form)
+
+
+@app.command()
+def conflict(
+    devices: Annotated[int, typer.Option(min=2, help="Devices in the cohort.")] = 100,
+    params: Annotated[int, typer.Option(min=1, help="Parameters of the layer.")] = 582_026,
+    repetitions: Annotated[int, typer.Option(min=1, help="How often; the two take turns.")] = 5,
+    form: Form = "table",
+) -> None:
+    """Find all pairs of devices in conflict on one layer, and compare with the plain product of matrices."""
+    row: ConflictRow = bench_conflict(devices, params, repetitions)
+    _show([msgspec.to_builtins(row)], CONFLICT, form)
+
+
+def main(arguments: list[str]) -> None:
+    """Run ``fedlag bench`` with these arguments."""
+    app(args=arguments, prog_name="fedlag bench")
+
+
+def _run(order: Order) -> Run:
+    """Return what a process of its own has measured."""
+    command = [sys.executable, "-m", "simulations.bench.simulating", msgspec.json.encode(order).decode()]
+    done = subprocess.run(command, capture_output=True, check=False)  # noqa: S603 - our own module
+    if done.returncode:
+        last = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+        raise FleetError(f"{order.engine} on workload {order.workload} ended with {done.returncode}: {last}")
+    return msgspec.json.decode(done.stdout, type=Run)
+
+
+def _row(runs: list[Run], serial: list[Run] | None) -> dict[str, Any]:
+    """Return the median run, with its ratio to the serial loop of the same repetition."""
+    middle = sorted(runs, key=lambda run: run.cpu_s_per_round)[len(runs) // 2]
+    row: dict[str, Any] = msgspec.to_builtins(middle)
+    ratios = [other.cpu_s_per_round / run.cpu_s_per_round for run, other in zip(runs, serial or [], strict=False)]
+    row["ratio_to_serial"] = statistics.median(ratios) if ratios else None
+    return row
+
+
+def _show(rows: list[dict[str, Any]], columns: dict[str, str], form: str) -> None:
+    """Print all that was measured as JSON, or these columns of it as a table."""
+    if form == "json":
+        sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(rows), indent=2) + b"\n")
+        return
+    table = Table(box=None)
+    for name, title in columns.items():
+        table.add_column(title, justify="left" if isinstance(rows[0][name], str) else "right")
+    for row in rows:
+        shown = (row[name] for name in columns)
+        table.add_row(*(f"{value:.3g}" if isinstance(value, float) else str(value) for value in shown))
+    Console().print(table)
