@@ -18,7 +18,7 @@ from torch.nn import functional
 from simulations.engines.chain_ops import Convolution, Flatten, GroupNorm, Linear, MaxPool, Operation, Relu, Tanh
 from wire.errors import ExportError
 
-__all__ = ["NotAChainError", "chain_of"]
+__all__ = ["NotAChainError", "chain_of", "check_order"]
 
 RELU = (functional.relu, torch.relu, "relu", nn.ReLU)
 TANH = (torch.tanh, "tanh", nn.Tanh)
@@ -52,7 +52,34 @@ def chain_of(module: nn.Module) -> tuple[Operation, ...]:
     except Exception as error:  # tracing runs the model's own code
         raise NotAChainError(f"the model cannot be traced: {error}") from error
     operations = [_operation(node, module) for node in _in_a_row(graph)]
+    _check_parameters(operations)
     return tuple(_pool_first(operations))
+
+
+def check_order(operations: tuple[Operation, ...], is_flat: bool) -> None:
+    """Refuse what needs channels behind a flattening, and a linear layer before it.
+
+    Args:
+        operations: From ``chain_of``.
+        is_flat: Whether the inputs are plain vectors.
+
+    Raises:
+        NotAChainError: With the operation.
+    """
+    for operation in operations:
+        is_flat = is_flat or isinstance(operation, Flatten)
+        if isinstance(operation, Linear) and not is_flat:
+            raise NotAChainError(f"linear layer {operation.name!r} comes before the channels are flattened")
+        if isinstance(operation, Convolution | GroupNorm | MaxPool) and is_flat:
+            raise NotAChainError(f"a {type(operation).__name__} comes after the channels were flattened")
+
+
+def _check_parameters(operations: list[Operation]) -> None:
+    """Refuse a chain that uses a parameter twice: its gradient would be a sum."""
+    names = [name for operation in operations for name in operation.parameters]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise NotAChainError(f"it uses {twice[0]!r} twice")
 
 
 def _in_a_row(graph: fx.Graph) -> Iterator[fx.Node]:
@@ -102,7 +129,7 @@ def _layer(child: nn.Module, name: str) -> Operation | None:
 
 
 def _flatten(name: str, positional: tuple[Any, ...], options: dict[str, Any]) -> Operation:
-    start = (*positional, options.get("start_dim", 0 if options.get("end_dim") is None else 1))[0]
+    start = (*positional, options.get("start_dim", 0))[0]
     if start != 1 or (*positional[1:], options.get("end_dim", -1))[0] != -1:
         raise NotAChainError(f"{name!r} does not flatten all but the batch")
     return Flatten()

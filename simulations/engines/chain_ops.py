@@ -150,14 +150,14 @@ class GroupNorm:
         """Return the input's gradient."""
         x, mean, scale, sizes = saved
         weight = sink.params[self.parameters[0]]
-        mask = [needs_input, *map(sink.wants, self.parameters)]
+        everything = [True, True, True]  # with channels last, torch 2.13 writes where it has no room if one is left out
         before, *of_params = aten.native_group_norm_backward(
-            gradient.contiguous(memory_format=CHANNELS_LAST), x, mean, scale, weight.flatten(), *sizes, mask
+            gradient.contiguous(memory_format=CHANNELS_LAST), x, mean, scale, weight.flatten(), *sizes, everything
         )
-        for name, is_wanted, of_param in zip(self.parameters, mask[1:], of_params, strict=True):
-            if is_wanted:
+        for name, of_param in zip(self.parameters, of_params, strict=True):
+            if sink.wants(name):
                 sink.take(name, of_param.view(weight.shape))
-        return before
+        return before if needs_input else None
 
 
 class _NoParameters:

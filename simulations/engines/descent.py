@@ -27,8 +27,8 @@ def descend(
         raise ConfigError("a proximal term needs an anchor to pull to")
     params = {name: values.clone() for name, values in params.items()}
     velocity: Stack = {}
-    losses = torch.zeros(len(batches.inputs))
-    num_steps = torch.zeros(len(batches.inputs))
+    losses = batches.weights.new_zeros(len(batches.inputs))
+    num_steps = torch.zeros_like(losses)
     for step, active in enumerate(batches.active):
         now = take_clients(params, slice(active))
         x, y, weights = (part[:active, step] for part in (batches.inputs, batches.targets, batches.weights))

@@ -11,9 +11,12 @@ import torch
 
 from export.model_check import check_model
 from export.models import TrainableModel
+from wire.errors import ExportError
 from wire.manifest import LayerSpec
 
 __all__ = ["SimulatedModel", "Stack", "install", "layer_rows", "simulate_model", "take_clients"]
+
+CHECKED_BATCH = 8
 
 Stack = dict[str, torch.Tensor]
 """The parameters of several clients: name -> values, shape ``(clients, *shape)``, float32."""
@@ -62,9 +65,15 @@ def simulate_model(model: TrainableModel) -> SimulatedModel:
     """Return a model for engines, checked as the exporter checks it.
 
     Raises:
-        ExportError: If the model could not be trained on a device.
+        ExportError: If the model could not be trained on a device, or draws random numbers.
     """
-    return SimulatedModel(model.module, check_model(model), model.input_shape, model.num_classes)
+    looked_up = model.module.register_forward_pre_hook(lambda _, inputs: (inputs[0].abs(),))  # no index is negative
+    try:
+        layers = check_model(model)
+    finally:
+        looked_up.remove()
+    _refuse_randomness(model)
+    return SimulatedModel(model.module, layers, model.input_shape, model.num_classes)
 
 
 def install(model: SimulatedModel, rows: Mapping[str, torch.Tensor], num_clients: int) -> Stack:
@@ -99,3 +108,16 @@ def layer_rows(layer: LayerSpec, stack: Mapping[str, torch.Tensor]) -> torch.Ten
 def take_clients(stack: Stack, clients: slice) -> Stack:
     """Return views of some clients' parameters."""
     return {name: values[clients] for name, values in stack.items()}
+
+
+@torch.no_grad()
+def _refuse_randomness(model: TrainableModel) -> None:
+    """Refuse a model that gives something else when it is asked again, such as one with dropout."""
+    with torch.random.fork_rng(devices=[]):
+        x = torch.rand(CHECKED_BATCH, *model.input_shape)
+        is_same = torch.equal(model.module(x), model.module(x))
+    if not is_same:
+        kinds = (torch.nn.modules.dropout._DropoutNd, torch.nn.RReLU)  # noqa: SLF001 - what torch's own dropouts share
+        culprits = [name for name, child in model.module.named_modules() if isinstance(child, kinds)]
+        where = f"module {culprits[0]!r} draws" if culprits else "the model draws"
+        raise ExportError(f"{where} random numbers, which no engine can draw as a device would; remove it")

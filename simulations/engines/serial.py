@@ -36,7 +36,7 @@ class SerialEngine:
         if not rule.is_plain:
             return descend(self, params, batches, rule, anchor)
         trained = {name: values.clone() for name, values in params.items()}
-        losses = torch.zeros(len(batches.inputs))
+        losses = batches.weights.new_zeros(len(batches.inputs))
         for client in range(len(losses)):
             self._load(params, client)
             optimizer = torch.optim.SGD(self._module.parameters(), lr=rule.learning_rate)
@@ -64,7 +64,7 @@ class SerialEngine:
         """Return each client's loss on one batch, and its gradient for the trained parameters."""
         named = {name: values for name, values in self._module.named_parameters() if trained is None or name in trained}
         gradients = {name: torch.empty_like(params[name]) for name in named}
-        losses = torch.zeros(len(inputs))
+        losses = weights.new_zeros(len(inputs))
         for client in range(len(losses)):
             self._load(params, client)
             there = weights[client] > 0

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from simulations.engines.batches import Batches
-from simulations.engines.chain import chain_of
+from simulations.engines.chain import chain_of, check_order
 from simulations.engines.chain_ops import Flatten
 from simulations.engines.descent import descend
 from simulations.engines.engine import StepRule
@@ -75,15 +75,16 @@ class StackedEngine:
         self.model = model
         self._chain = chain_of(model.module)
         self._is_flat = len(model.input_shape) == 1 or isinstance(self._chain[0], Flatten)
+        check_order(self._chain, self._is_flat)
 
     def train(
         self, params: Stack, batches: Batches, rule: StepRule, anchor: Stack | None = None
     ) -> tuple[Stack, torch.Tensor]:
         """Return the trained parameters, and each client's mean loss over its steps."""
+        params = {name: _channels_last(values) for name, values in params.items()}
         if not rule.is_plain:
             return descend(self, params, batches, rule, anchor)
-        params = {name: _channels_last(values) for name, values in params.items()}
-        losses = torch.zeros(len(batches.inputs))
+        losses = batches.weights.new_zeros(len(batches.inputs))
         for step, active in enumerate(batches.active):
             sink = Descended(take_clients(params, slice(active)), rule.learning_rate)
             x, y, weights = (part[:active, step] for part in (batches.inputs, batches.targets, batches.weights))
