@@ -116,12 +116,12 @@ def see_off(mark: str) -> None:
 
 
 def run_ours(workload: str, num_rounds: int, repetition: int) -> results.Run:
-    """Return the cheapest engine of ``fedlag bench simulate``, the serial one left out, or why there is none."""
+    """Return what the planner of ``fedlag bench simulate`` chose, or why there is nothing."""
     missing = results.Run("ours", workload, repetition)
-    command = [sys.executable, "fedlag.py", "bench", "simulate", "--workload", workload, "--rounds", str(num_rounds)]
+    command = [sys.executable, "fedlag.py", "bench", "simulate", "--engine", "auto", "--workload", workload]
     try:
         done = subprocess.run(
-            [*command, "--format", "json"], env=surroundings(uuid.uuid4().hex), cwd=environment.ROOT,
+            [*command, "--rounds", str(num_rounds), "--format", "json"], env=surroundings(uuid.uuid4().hex), cwd=environment.ROOT,
             capture_output=True, text=True, timeout=TIMEOUT_S, check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
