@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from aggregator.averaging import WeightedSum
 
-__all__ = ["EvidenceOrder", "MeasureJob", "Measured", "Phase", "TrainJob", "Trained", "merge_measured", "merge_trained"]
+__all__ = [
+    "Adaptation",
+    "EvidenceOrder",
+    "MeasureJob",
+    "Measured",
+    "Phase",
+    "TrainJob",
+    "Trained",
+    "merge_measured",
+    "merge_trained",
+]
 
 
 @dataclass(frozen=True)
@@ -50,6 +60,27 @@ class EvidenceOrder:
     of_personal: bool
 
 
+@dataclass(frozen=True)
+class Adaptation:
+    """How clients mix the average with their own layers, see ``simulations.rounds.adaptive``.
+
+    Args:
+        layers: The adaptive ones.
+        rate: Step size of a mix, above 0.
+        data_share: Of the training examples, in ``(0, 1]``.
+        seed: Of the order of the examples.
+        round_number: The round that begins with it.
+        batch_size: Examples a step.
+    """
+
+    layers: tuple[str, ...]
+    rate: float
+    data_share: float
+    seed: int
+    round_number: int
+    batch_size: int
+
+
 @dataclass(frozen=True, eq=False)
 class TrainJob:
     """One round, for some of its cohort.
@@ -67,6 +98,7 @@ class TrainJob:
         kept: Layers of which a client keeps its own version.
         evidence: What is wanted of the updates; None: nothing.
         ditto: Weight of the pull of Ditto's personal models to the shared one; None: there are none.
+        adaptation: FedALA's; None: clients start from the average itself.
     """
 
     round_number: int
@@ -81,6 +113,7 @@ class TrainJob:
     kept: tuple[str, ...] = ()
     evidence: EvidenceOrder | None = None
     ditto: float | None = None
+    adaptation: Adaptation | None = None
 
 
 @dataclass(eq=False)
@@ -116,6 +149,7 @@ class MeasureJob:
         averages: Layer -> last average, of all layers.
         personal_layers: Those of which a client uses its own version, if it has one.
         is_ditto: Whether Ditto's personal models are measured instead.
+        adaptation: FedALA's, of the round that would begin now.
     """
 
     clients: tuple[int, ...]
@@ -123,6 +157,7 @@ class MeasureJob:
     averages: dict[str, np.ndarray]
     personal_layers: tuple[str, ...]
     is_ditto: bool = False
+    adaptation: Adaptation | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,19 +176,26 @@ class Measured:
 
 
 def merge_trained(answers: Iterable[Trained]) -> Trained:
-    """Return the answers of several chunks or workers as one; the sums of the first one are added to."""
-    parts = list(answers)
+    """Return the answers of several chunks or workers as one; the sums of the first one are added to.
+
+    Sums are added as they come, so that those of many chunks are never there at once.
+    """
+    sums: dict[str, WeightedSum] = {}
+    parts = []
+    for answer in answers:
+        for layer, values in answer.sums.items():
+            if layer in sums:
+                sums[layer] += values
+            else:
+                sums[layer] = values
+        parts.append(replace(answer, sums={}))
     merged = Trained(
         tuple(client for part in parts for client in part.clients),
         tuple(client for part in parts for client in part.diverged),
         np.concatenate([part.losses for part in parts]),
+        sums,
     )
     for part in parts:
-        for layer, values in part.sums.items():
-            if layer in merged.sums:
-                merged.sums[layer] += values
-            else:
-                merged.sums[layer] = values
         for layer, gains in part.gains.items():
             merged.gains.setdefault(layer, {}).update(gains)
     merged.sketches = _stacked([part.sketches for part in parts if part.clients])

@@ -1,7 +1,7 @@
 """Where workers find what clients keep: in files of this machine, or carried along with a chunk of clients.
 
 A *kind* is what a client has one row of: its own version of layer ``fc1``, or ``ditto.fc1``, the same layer of its Ditto
-model. What is carried makes a chunk's training a function of its arguments alone: it can run on any machine, and again.
+model, or ``mix.fc1``, how much of the average FedALA mixes into it. What is carried makes a chunk's training a function of its arguments alone: it can run on any machine, and again.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import torch
 from simulations.rounds.job import MeasureJob, TrainJob
 from simulations.rounds.store import ClientRows
 
-__all__ = ["DITTO", "CarriedRows", "KeptRows", "RowFolder", "rows_for"]
+__all__ = ["DITTO", "MIX", "CarriedRows", "KeptRows", "RowFolder", "rows_for"]
 
-DITTO = "ditto."
+DITTO, MIX = "ditto.", "mix."
 
 
 class KeptRows(Protocol):
@@ -75,7 +75,7 @@ class RowFolder:
 
     def _file(self, kind: str) -> ClientRows:
         if kind not in self._files:
-            size = self._layer_sizes[kind.removeprefix(DITTO)]
+            size = self._layer_sizes[kind.removeprefix(DITTO).removeprefix(MIX)]
             self._files[kind] = ClientRows(self._folder / f"{kind}.rows", self._num_clients, size)
         return self._files[kind]
 
@@ -132,11 +132,13 @@ def rows_for(
 def _readers(job: TrainJob | MeasureJob, clients: Sequence[int]) -> dict[str, Sequence[int]]:
     """Return kind -> those whose rows are read."""
     every_ditto = [DITTO + layer for layer in job.averages]
+    adaptive = job.adaptation.layers if job.adaptation else ()
+    mixing = dict.fromkeys([*adaptive, *(MIX + layer for layer in adaptive)], clients)
     if isinstance(job, MeasureJob):
-        return dict.fromkeys(every_ditto if job.is_ditto else job.personal_layers, clients)
+        return mixing | dict.fromkeys(every_ditto if job.is_ditto else job.personal_layers, clients)
     testers = _among(clients, job.testers)
     kinds: dict[str, Sequence[int]] = dict.fromkeys(job.swap_candidates, testers)
-    kinds |= dict.fromkeys(job.personal_layers, clients)
+    kinds |= dict.fromkeys(job.personal_layers, clients) | mixing
     return kinds if job.ditto is None else kinds | dict.fromkeys(every_ditto, clients)
 
 

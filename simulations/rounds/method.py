@@ -9,9 +9,10 @@ import msgspec
 from msgspec import Meta
 
 from simulations.rounds.job import Phase
+from wire.errors import ConfigError
 from wire.messages import TrainingSettings
 
-__all__ = ["LocalRule", "Method", "phases"]
+__all__ = ["LocalRule", "Method", "check_fit", "phases"]
 
 LARGEST_NORM = 1e9
 """``TrainingSettings.max_gradient_norm`` at its upper bound: gradients are never scaled down."""
@@ -27,12 +28,19 @@ class LocalRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         personal_epochs: FedRep: so many epochs over the personal layers alone, then the round's epochs over the shared
             ones alone. L. Collins et al., ICML 2021.
         frozen: FedBABU: layers that do not move as long as any layer is shared. J. Oh et al., ICLR 2022.
+        adaptive: FedALA: layers of which a client mixes its own version into the average, see
+            ``simulations.rounds.adaptive``. J. Zhang et al., AAAI 2023.
+        adaptive_rate: Step size of FedALA's mixes.
+        adaptive_share: Share of a client's training examples on which it learns them.
     """
 
     proximal: Annotated[float, Meta(ge=0)] = 0.0
     ditto: Annotated[float, Meta(gt=0)] | None = None
     personal_epochs: Annotated[int, Meta(ge=0)] = 0
     frozen: tuple[str, ...] = ()
+    adaptive: tuple[str, ...] = ()
+    adaptive_rate: Annotated[float, Meta(gt=0)] = 1.0
+    adaptive_share: Annotated[float, Meta(gt=0, le=1)] = 0.8
 
 
 class Method(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -51,6 +59,27 @@ class Method(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     options: dict[str, Any] = {}
     local: LocalRule = LocalRule()
     is_exact: bool = False
+
+
+def check_fit(method: Method, layers: Collection[str]) -> None:
+    """Refuse a method whose clients could not do what it says.
+
+    Args:
+        method: Any.
+        layers: The model's.
+
+    Raises:
+        ConfigError: If it names layers that the model does not have, would train none, or mixes layers that other rules
+            make personal.
+    """
+    local = method.local
+    unknown = sorted({*local.frozen, *local.adaptive} - set(layers))
+    if unknown:
+        raise ConfigError(f"{method.name} names {unknown}, which the model does not have")
+    if len(set(local.frozen)) == len(layers):
+        raise ConfigError(f"{method.name} freezes all layers, so nothing would be trained")
+    if local.adaptive and (method.selector != "fedavg" or local.ditto is not None):
+        raise ConfigError(f"{method.name} mixes layers, which only goes with the selector fedavg and without Ditto")
 
 
 def phases(

@@ -18,8 +18,8 @@ from aggregator.planning import choose_cohort
 from aggregator.selection import make_selector
 from simulations.engines.model import SimulatedModel
 from simulations.engines.population import Population
-from simulations.rounds.job import EvidenceOrder, Measured, MeasureJob, Trained, TrainJob
-from simulations.rounds.method import Method, phases
+from simulations.rounds.job import Adaptation, EvidenceOrder, Measured, MeasureJob, Trained, TrainJob
+from simulations.rounds.method import Method, check_fit, phases
 from simulations.rounds.workers import Workers
 from wire.errors import ConfigError, FleetError
 from wire.messages import TrainingSettings
@@ -92,9 +92,9 @@ class Simulation:
             raise ConfigError(
                 f"a cohort of {rounds.cohort_size} cannot come from {population.num_clients} clients: lower cohort_size"
             )
-        unknown = set(method.local.frozen) - set(model.layer_sizes)
-        if unknown:
-            raise ConfigError(f"{method.name} freezes {sorted(unknown)}, which the model does not have")
+        if training.num_epochs == 0:
+            raise ConfigError("a round of 0 epochs trains nothing: raise num_epochs")
+        check_fit(method, model.layer_sizes)
         self.averages: dict[str, np.ndarray] = model.initial_values()
         self.round_number = 1
         self._model = model
@@ -158,7 +158,12 @@ class Simulation:
         clients = tuple(range(self._population.num_clients))
         measured = self._workers.measure(
             MeasureJob(
-                clients, split, self.averages, self.decision.personal_layers, self._method.local.ditto is not None
+                clients,
+                split,
+                self.averages,
+                self.decision.personal_layers,
+                self._method.local.ditto is not None,
+                self._adaptation(),
             )
         )
         order = np.argsort(measured.clients)
@@ -169,6 +174,7 @@ class Simulation:
         clients = tuple(self._choose(self.round_number))
         counts = self._population.train.counts[list(clients)]
         needs_all = self._selector.needs_evidence or method.selector == "fedavg-then-local"
+        kept = (*decision.personal_layers, *method.local.adaptive)
         return TrainJob(
             round_number=self.round_number,
             seed=settings.seed,
@@ -179,10 +185,19 @@ class Simulation:
             phases=phases(method.local, self._training, decision.personal_layers, self._model.layer_sizes),
             swap_candidates=decision.swap_candidates,
             testers=self._cohort_before,
-            kept=tuple(self._model.layer_sizes) if needs_all else decision.personal_layers,
+            kept=tuple(self._model.layer_sizes) if needs_all else kept,
             evidence=self._evidence_order(),
             ditto=method.local.ditto,
+            adaptation=self._adaptation(),
         )
+
+    def _adaptation(self) -> Adaptation | None:
+        """Return how the coming round's clients begin, if not with the average itself."""
+        local, settings = self._method.local, self._rounds
+        if not local.adaptive:
+            return None
+        share, batch_size = local.adaptive_share, self._training.batch_size
+        return Adaptation(local.adaptive, local.adaptive_rate, share, settings.seed, self.round_number, batch_size)
 
     def _draw(self, round_number: int) -> tuple[int, ...]:
         """Return the cohort that an aggregator with the same seed and devices of the same names would ask."""

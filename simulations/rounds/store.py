@@ -51,8 +51,14 @@ class ClientRows:
             os.close(self._file)
 
     def known(self, clients: Sequence[int]) -> np.ndarray:
-        """Return which of these clients have a row, shape ``(clients,)``, bool."""
+        """Return which of these clients have a row, shape ``(clients,)``, bool.
+
+        Raises:
+            StoreError: If the file is shorter than it was made.
+        """
         flags = np.frombuffer(os.pread(self._file, self._num_clients, 0), dtype=np.bool_)
+        if len(flags) != self._num_clients:
+            raise StoreError(f"{self._path} ends within the list of who has a row: the file was cut off")
         return flags[list(clients)]
 
     def read(self, clients: Sequence[int]) -> torch.Tensor:

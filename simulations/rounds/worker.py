@@ -16,8 +16,18 @@ from simulations.engines.batches import gather_batches, num_steps
 from simulations.engines.engine import Engine, StepRule
 from simulations.engines.model import Stack, install, layer_rows
 from simulations.engines.population import Population
-from simulations.rounds.job import Measured, MeasureJob, Phase, Trained, TrainJob, merge_measured, merge_trained
-from simulations.rounds.keeping import DITTO, KeptRows
+from simulations.rounds.adaptive import learn_mixes, mixed
+from simulations.rounds.job import (
+    Adaptation,
+    Measured,
+    MeasureJob,
+    Phase,
+    Trained,
+    TrainJob,
+    merge_measured,
+    merge_trained,
+)
+from simulations.rounds.keeping import DITTO, MIX, KeptRows
 from simulations.rounds.measuring import measure
 from simulations.rounds.summaries import summarize
 
@@ -54,33 +64,36 @@ class Worker:
     def measure(self, job: MeasureJob) -> Measured:
         """Return how good the job's clients' models are."""
         split = getattr(self._population, job.split)
-        parts = []
-        for begin in range(0, len(job.clients), self.chunk_size):
-            chunk = job.clients[begin : begin + self.chunk_size]
+        parts, clients = [], job.clients
+        if job.adaptation is not None:
+            clients = _longest_first(clients, self._population, job.adaptation.batch_size)
+        for begin in range(0, len(clients), self.chunk_size):
+            chunk = clients[begin : begin + self.chunk_size]
             names = tuple(DITTO + layer for layer in job.averages) if job.is_ditto else job.personal_layers
             params = self._install(chunk, job.averages, names)
+            if job.adaptation is not None:
+                params = self._mix(job.adaptation, job.averages, chunk, params)[0]
             parts.append(measure(self.engine, params, split, chunk))
         return merge_measured(parts)
 
     def _train_chunk(self, job: TrainJob, chunk: Sequence[int], shares: np.ndarray) -> Trained:
+        mixes: Stack = {}
         installed = self._install(chunk, job.averages, job.personal_layers)
+        if job.adaptation is not None:
+            installed, mixes = self._mix(job.adaptation, job.averages, chunk, installed)
         gains = self._swap(job, chunk)
         params, losses = self._descend(job, chunk, installed, installed)
-        finite = torch.stack([values.flatten(1).isfinite().all(1) for values in params.values()]).all(0)
-        if not bool(finite.all()):
-            places = finite.nonzero().flatten()
-            diverged = tuple(np.array(chunk)[(~finite).numpy()].tolist())
-            chunk, shares, losses = (
-                tuple(np.array(chunk)[finite.numpy()].tolist()),
-                shares[finite.numpy()],
-                losses[places],
+        finite = _finite(params) & losses.isfinite()
+        diverged = _where(chunk, ~finite)
+        if diverged:
+            chunk, shares, losses = _where(chunk, finite), shares[finite.numpy()], losses[finite]
+            params, installed, mixes = (
+                {name: rows[finite] for name, rows in it.items()} for it in (params, installed, mixes)
             )
-            params = {name: values[places] for name, values in params.items()}
-            installed = {name: values[places] for name, values in installed.items()}
-        else:
-            diverged = ()
+            gains = {layer: {it: gain for it, gain in found.items() if it in chunk} for layer, found in gains.items()}
         if not chunk:
             return Trained(diverged=diverged)
+        self._keep_mixes(chunk, mixes)
         answer = Trained(tuple(chunk), diverged, losses.double().numpy(), gains=gains)
         for layer in self.engine.model.layers:
             own = layer_rows(layer, params)
@@ -165,8 +178,43 @@ class Worker:
         names = tuple(DITTO + layer for layer in job.averages)
         start = self._install(chunk, job.averages, names)
         params, _ = self._descend(job, chunk, start, installed, pull)
+        finite = _finite(params)
         for layer in self.engine.model.layers:
-            self._kept.write(DITTO + layer.name, chunk, layer_rows(layer, params))
+            self._kept.write(DITTO + layer.name, _where(chunk, finite), layer_rows(layer, params)[finite])
+
+    def _mix(
+        self, order: Adaptation, averages: dict[str, np.ndarray], chunk: Sequence[int], installed: Stack
+    ) -> tuple[Stack, Stack]:
+        """Return what FedALA installs, and adaptive layer -> the mixes that the clients have learned."""
+        model = self.engine.model
+        kinds = dict.fromkeys(averages, None) | {layer: MIX + layer for layer in order.layers}
+        ones = {layer: torch.ones(len(values)) for layer, values in averages.items()}
+        rows = {
+            layer: ones[layer] if kind is None else self._own(kind, chunk, ones[layer]) for layer, kind in kinds.items()
+        }
+        adaptive = model.parameters_of(frozenset(order.layers))
+        mixes = {name: values for name, values in install(model, rows, len(chunk)).items() if name in adaptive}
+        own = self._install(chunk, averages, order.layers)
+        is_first = ~self._kept.known(MIX + order.layers[0], chunk)
+        learned = learn_mixes(self.engine, self._population, chunk, order, installed, own, mixes, is_first)
+        of_layers = {layer.name: layer_rows(layer, learned) for layer in model.layers if layer.name in order.layers}
+        return mixed(installed, own, learned), of_layers
+
+    def _keep_mixes(self, chunk: Sequence[int], mixes: Stack) -> None:
+        """Keep what clients have learned that had an own version to mix."""
+        for layer, rows in mixes.items():
+            has_own = torch.from_numpy(self._kept.known(layer, chunk))
+            self._kept.write(MIX + layer, _where(chunk, has_own), rows[has_own])
+
+
+def _finite(params: Stack) -> torch.Tensor:
+    """Return whose parameters are all numbers, shape ``(clients,)``, bool."""
+    return torch.stack([values.flatten(1).sum(1) for values in params.values()]).sum(0).isfinite()
+
+
+def _where(clients: Sequence[int], chosen: torch.Tensor) -> tuple[int, ...]:
+    """Return the clients that are chosen."""
+    return tuple(client for client, is_chosen in zip(clients, chosen.tolist(), strict=True) if is_chosen)
 
 
 def split_into_chunks(job: TrainJob, population: Population, chunk_size: int) -> Iterator[tuple[int, ...]]:
@@ -177,7 +225,12 @@ def split_into_chunks(job: TrainJob, population: Population, chunk_size: int) ->
         population: Says how many examples each has.
         chunk_size: Most clients in a chunk, at least 1.
     """
-    steps = num_steps(population.train.counts, job.phases[0].batch_size)
-    ordered = sorted(job.clients, key=lambda client: (-steps[client], client))
+    ordered = _longest_first(job.clients, population, job.phases[0].batch_size)
     for begin in range(0, len(ordered), chunk_size):
-        yield tuple(ordered[begin : begin + chunk_size])
+        yield ordered[begin : begin + chunk_size]
+
+
+def _longest_first(clients: Sequence[int], population: Population, batch_size: int) -> tuple[int, ...]:
+    """Return the clients, those with more steps first."""
+    steps = num_steps(population.train.counts, batch_size)
+    return tuple(sorted(clients, key=lambda client: (-steps[client], client)))
