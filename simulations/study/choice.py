@@ -1,4 +1,4 @@
-"""A method by its name in a study: the selectors, and fixed choices of layers."""
+"""A method by its name in a study: those of ``simulations.rounds.methods``, and fixed choices of layers."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Collection, Mapping
 from itertools import combinations
 from typing import Any
 
-from aggregator.selection import SELECTOR_NAMES, make_selector
 from simulations.engines.model import SimulatedModel
 from simulations.rounds.method import Method
+from simulations.rounds.methods import METHODS, make_method
 from simulations.study.config import MethodChoice
 from wire.errors import ConfigError
 
@@ -28,7 +28,7 @@ def choose_method(name: str, options: Mapping[str, Any], model: SimulatedModel, 
     """Return a method for a model.
 
     Args:
-        name: One of ``SELECTOR_NAMES``, or ``mask-`` and layers joined by ``+`` (``mask-none``: no layer).
+        name: One of ``METHODS``, or ``mask-`` and layers joined by ``+`` (``mask-none``: no layer).
         options: The method's own.
         model: Whose layers it chooses from.
         num_rounds: Of the whole run.
@@ -44,11 +44,10 @@ def choose_method(name: str, options: Mapping[str, Any], model: SimulatedModel, 
         if unknown:
             raise ConfigError(f"{name}: the model has no layer {unknown[0]!r}; it has {', '.join(model.layer_sizes)}")
         return Method(name=name, selector="fixed", options={"layers": layers})
-    if name not in SELECTOR_NAMES:
-        known = ", ".join(SELECTOR_NAMES)
+    if name not in METHODS:
+        known = ", ".join(METHODS)
         raise ConfigError(f"no method is named {name!r}; take one of {known}, {MASK}LAYER+LAYER or {ALL_MASKS}")
-    make_selector(name, options, num_rounds).start(model.layer_sizes)
-    return Method(name=name, selector=name, options=dict(options))
+    return make_method(name, model, num_rounds, **options)
 
 
 def expand_masks(methods: Collection[MethodChoice], layers: Collection[str]) -> tuple[MethodChoice, ...]:
