@@ -53,7 +53,7 @@ def local_chart(scenario: ScenarioSummary) -> Markup | None:
     )
     limits = (min(-0.01, *gains), max(0.01, *gains))
     picture, scale = _rows(f"Gain over training alone. {told}.", [name for name, _ in rows], limits)
-    _axis(picture, scale, len(rows), "accuracy minus the client's own alone, in points", "{:+.0f}", 100)
+    _axis(picture, scale, len(rows), "accuracy minus the client's own alone, in points", "{:.0f}", 100)
     picture.line((scale(0), HEAD), (scale(0), HEAD + ROW * len(rows)), "zero")
     for place, (method, over) in enumerate(rows):
         for client, gain in over.items():

@@ -16,12 +16,10 @@ class Choice(NamedTuple):
     Args:
         planned: The chosen cell.
         is_at_edge: The rate is the smallest or the largest of three or more: a better one may lie beyond.
-        num_tried: Cells from which it was chosen.
     """
 
     planned: PlannedCell
     is_at_edge: bool
-    num_tried: int
 
 
 def choose_rates(cells: Iterable[PlannedCell], score: Callable[[str], float | None]) -> list[Choice]:
@@ -47,4 +45,4 @@ def _choose(group: Sequence[PlannedCell], score: Callable[[str], float | None]) 
     _, best = max(scored, key=lambda it: (it[0], -it[1].cell.learning_rate))
     rates = sorted(planned.cell.learning_rate for planned in group)
     is_at_edge = len(rates) > 2 and best.cell.learning_rate in {rates[0], rates[-1]}  # noqa: PLR2004 - two are all edge
-    return Choice(best, is_at_edge, len(scored))
+    return Choice(best, is_at_edge)

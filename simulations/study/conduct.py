@@ -56,6 +56,8 @@ def conduct_study(
     Raises:
         StoreError: If the disk refuses.
     """
+    if any(it.engine in SPREADING_ENGINES for it in plan.cells):
+        num_processes = 1
     store.write_plan(plan)
     statuses = store.statuses()
     pending = {it.digest: it for it in plan.cells if statuses.get(it.digest) not in SETTLED}
@@ -70,8 +72,6 @@ def conduct_study(
         return Progress(len(plan.cells) - len(pending), len(plan.cells), latest, left)
 
     on_progress(progress(None))
-    if any(it.engine in SPREADING_ENGINES for it in plan.cells):
-        num_processes = 1
     with closing(run_cells(list(pending.values()), min(num_processes, max(1, len(pending))))) as outcomes:
         for planned, outcome in outcomes:
             store.write(planned, outcome)

@@ -27,7 +27,7 @@ __all__ = [
 
 Positive = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 Seed = Annotated[int, Meta(ge=0, le=2**31 - 1)]
-Rate = Annotated[float, Meta(gt=0, le=1e3)]
+Rate = Annotated[float, Meta(gt=0, le=1e9)]
 Name = Annotated[str, Meta(min_length=1, max_length=120)]
 
 

@@ -62,7 +62,7 @@ def test_cells_that_differ_in_method_seed_or_rate_are_comparable() -> None:
     [
         ("scenarios = ['digits-iid']", "methods"),
         ("scenarios = []\nmethods = ['local']", "scenarios"),
-        ("scenarios = ['digits-iid']\nmethods = ['local']\ncolour = 1", "colour"),
+        ("scenarios = ['digits-iid']\nmethods = ['local']\ntint = 1", "tint"),
         ("scenarios = [{name = 'digits-iid', num_cients = 3}]\nmethods = ['local']", "num_cients"),
         ("scenarios = ['digits-iid']\nmethods = ['local']\n[training]\nlearning_rates = [0]", "learning_rates"),
         ("scenarios = ['digits-iid']\nmethods = ['local']\nseeds = [3, 3]", "seed 3 is there twice"),
