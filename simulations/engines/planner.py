@@ -45,16 +45,20 @@ class Plan:
         chunk_size: Clients at once.
         num_processes: 1 is this one alone.
         step_s: Measured seconds of one client's step.
+        is_on_ray: Whether the processes are those of a Ray cluster.
     """
 
     engine: str
     chunk_size: int
     num_processes: int
     step_s: float
+    is_on_ray: bool = False
 
     def __str__(self) -> str:
         """Return one line for people."""
         where = "in this process" if self.num_processes == 1 else f"in {self.num_processes} processes"
+        if self.is_on_ray:
+            where = f"on {self.num_processes} CPUs of a Ray cluster"
         return f"{self.engine}, {self.chunk_size} clients at once, {where}: {self.step_s * 1e6:.0f} us a step"
 
 

@@ -13,7 +13,7 @@ import torch
 from edge_client.dataset import Dataset, Split
 from wire.errors import StoreError
 
-__all__ = ["Population", "ResidentSplit", "gather_population", "map_population", "save_population"]
+__all__ = ["SPLITS", "Population", "ResidentSplit", "gather_population", "map_population", "save_population"]
 
 SPLITS = ("train", "validation", "test")
 

@@ -11,12 +11,13 @@ from simulations.engines.model import SimulatedModel
 from simulations.engines.planner import ENGINES, Plan, num_cores, one_thread_plan, plan
 from simulations.engines.population import Population
 from simulations.rounds.processes import ProcessWorkers, WorkerRecipe
+from simulations.rounds.ray_cluster import RayWorkers, num_cluster_cpus
 from simulations.rounds.workers import InProcess, Workers, one_thread
 from wire.errors import ConfigError
 
 __all__ = ["ENGINE_NAMES", "open_plan", "open_workers", "plan_workers"]
 
-ENGINE_NAMES = ("auto", *ENGINES, "processes")
+ENGINE_NAMES = ("auto", *ENGINES, "processes", "ray")
 USUAL_RULE = StepRule(0.05, 0.9, 5.0)
 
 
@@ -36,13 +37,14 @@ def open_workers(
         model: What is trained.
         population: The clients' data.
         folder: Where clients keep their own layers; must exist, and be used by this simulation alone.
-        engine: One of ``ENGINE_NAMES``: the planner's choice, an engine in this process, or a process on each core.
+        engine: One of ``ENGINE_NAMES``: the planner's choice, an engine in this process, a process on each core,
+            or the Ray cluster of RAY_ADDRESS or of this machine.
         cohort_size: Clients in a round; None is all.
         batch_size: Examples a step.
         rule: Of the steps.
 
     Raises:
-        ConfigError: If there is no such engine.
+        ConfigError: If there is no such engine, or no cluster.
         NotAChainError: If ``stacked`` cannot train the model.
     """
     chosen = plan_workers(model, population, engine=engine, cohort_size=cohort_size, batch_size=batch_size, rule=rule)
@@ -52,6 +54,8 @@ def open_workers(
 def open_plan(chosen: Plan, model: SimulatedModel, population: Population, folder: Path) -> Workers:
     """Return workers that follow a plan; see ``open_workers``."""
     recipe = WorkerRecipe(model, population, folder, chosen.engine, chosen.chunk_size)
+    if chosen.is_on_ray:
+        return RayWorkers(recipe)
     if chosen.num_processes > 1:
         return ProcessWorkers(recipe, chosen.num_processes)
     return InProcess(recipe.make())
@@ -69,17 +73,22 @@ def plan_workers(
     """Return how ``open_workers`` trains with the same arguments; takes about a second.
 
     Raises:
-        ConfigError: If there is no such engine.
+        ConfigError: If there is no such engine, or no cluster.
         NotAChainError: If ``stacked`` cannot train the model.
     """
     if engine not in ENGINE_NAMES:
         raise ConfigError(f"no engine is called {engine!r}; choose one of {', '.join(ENGINE_NAMES)}")
     clients = min(cohort_size or population.num_clients, population.num_clients)
     steps = -(-int(np.median(population.train.counts)) // batch_size)
+    num_cpus = num_cluster_cpus() if engine == "ray" else num_cores()
     with one_thread():
         if engine in ENGINES:
             return one_thread_plan(model, clients, batch_size, rule, engine)
         chosen = plan(model, clients, steps, batch_size, rule)
+    if engine == "ray":
+        num_processes = min(num_cpus, clients)
+        chunk_size = min(chosen.chunk_size, -(-clients // num_processes))  # a chunk for each processor
+        return Plan(chosen.engine, chunk_size, num_processes, chosen.step_s, is_on_ray=True)
     if engine == "processes":
-        return Plan(chosen.engine, chosen.chunk_size, min(num_cores(), clients), chosen.step_s)
+        return Plan(chosen.engine, chosen.chunk_size, min(num_cpus, clients), chosen.step_s)
     return chosen
