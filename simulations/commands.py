@@ -84,7 +84,8 @@ def compare(
 def main(arguments: list[str]) -> None:
     """Run ``fedlag simulate`` with these arguments; SIGTERM and a closed terminal end it as Ctrl+C does."""
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, signal.default_int_handler)
     app(args=arguments, prog_name="fedlag simulate")
 
 

@@ -152,6 +152,7 @@ class _Run:
             try:
                 record = simulation.run_round()
             except FleetError as error:
+                self.tests.clear()
                 return "diverged", str(error)
             self._count_values(record)
             measured = simulation.measure("validation")

@@ -25,10 +25,12 @@ def scenario_table(summary: StudySummary, scenario: ScenarioSummary) -> Table:
     """
     seeds = len(summary.seeds)
     title = f"{printable(scenario.scenario)}: {scenario.num_clients} clients, {seeds} seed{'s' * (seeds > 1)}"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     table.add_column("method", overflow="fold")
     for column in COLUMNS:
-        table.add_column(column.replace("difference", f"to {printable(summary.reference)}"), justify="right")
+        table.add_column(
+            column.replace("difference", f"to {printable(summary.reference)}"), justify="right", no_wrap=True
+        )
     for row in scenario.methods:
         table.add_row(
             Text(printable(row.method)),
