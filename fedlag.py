@@ -15,6 +15,7 @@ VERBS = {
     "demo": ("simulations.demo.commands", "20 devices, a real broker, four rules: everything on this machine"),
     "bench": ("simulations.bench.commands", "time this machine, as ratios taken in one run"),
     "simulate": ("simulations.commands", "compare methods on scenarios, or on your own model and data"),
+    "advise": ("simulations.advise.commands", "try the rules on your own devices' data, and write the fleet's config"),
     "export": ("export.commands", "make a torch model into a program that devices can train"),
     "broker": ("broker.commands", "run the MQTT broker"),
     "aggregator": ("aggregator.commands", "run the home server's part of a fleet"),
