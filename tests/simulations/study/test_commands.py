@@ -6,10 +6,11 @@ import json
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,15 @@ PAGE = ROOT / "docs" / "simulations.md"
 STUDIES = ROOT / "examples" / "studies"
 
 SaveClient = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True)
+def own_signals() -> Iterator[None]:
+    """The command line takes signals over; pytest gets its own back."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def simulate(*arguments: str | Path) -> int:
