@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ from simulations.engines.population import gather_population
 from simulations.rounds import adaptive
 from simulations.rounds.adaptive import learn_mixes, mixed
 from simulations.rounds.job import Adaptation
+from simulations.rounds.keeping import CarriedRows, rows_for
+from simulations.rounds.worker import Worker
 from tests.simulations.rounds.fleets import INITIAL, furthest, make_clients, run, simulated_perceptron
 
 HEAD = ("head.weight", "head.bias")
@@ -106,6 +109,21 @@ def test_measuring_is_what_the_next_round_begins_with_and_leaves_no_trace(tmp_pa
         fleet.go_on(1)
     assert furthest(measured.own("mix.head"), plain.own("mix.head")) == 0
     assert furthest(measured.averages, plain.averages) == 0
+
+
+def test_a_chunk_that_carries_its_rows_along_does_the_same(tmp_path: Path) -> None:
+    fleet = run(tmp_path, "fedala", 5, conflicting(5), num_done=3)
+    population, engine = gather_population(conflicting(5)), make_engine("stacked", simulated_perceptron())
+    job, clients = fleet.simulation._job(fleet.simulation.decision), (3, 1)
+    job = replace(job, clients=clients, shares=np.array([0.5, 0.5]))
+    carried = CarriedRows(rows_for(job, clients, fleet.kept))
+    answer = Worker(engine, population, carried, 2).train(job)
+    expected = Worker(engine, population, fleet.kept, 2).train(job)
+    averages = [{layer: sums.average() for layer, sums in it.sums.items()} for it in (answer, expected)]
+    assert furthest(*averages) == 0
+    assert carried.written.keys() == {"head", "mix.head"}
+    for kind, (written, rows) in carried.written.items():
+        assert torch.equal(torch.from_numpy(rows), fleet.kept.read(kind, written))
 
 
 def test_the_first_time_goes_on_until_the_loss_settles_and_later_times_are_one_epoch(

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from edge_client.dataset import Dataset, Split
 from simulations.engines.batches import gather_batches
 from simulations.engines.engine import StepRule
 from simulations.engines.model import SimulatedModel, install, layer_rows, simulate_model
@@ -16,6 +17,7 @@ from simulations.engines.planner import make_engine
 from simulations.engines.population import gather_population
 from simulations.models import load_simulation_model
 from simulations.rounds.methods import METHODS, make_method, norm_layers
+from tests.simulations.engines.cases import make_case
 from tests.simulations.rounds.fleets import (
     INITIAL,
     LAYERS,
@@ -192,6 +194,21 @@ def test_norms_are_found_by_the_types_of_their_modules_and_are_fedbns_personal_l
     assert norm_layers(small)[:2] == ("conv1.norm", "conv2.norm")
     with pytest.raises(ConfigError, match="the model has none: take another model or method"):
         run(tmp_path, "fedbn", 3, CLIENTS)
+
+
+def test_fedbn_averages_all_but_the_norms(tmp_path: Path) -> None:
+    case = make_case("norms", (9, 7, 5))
+    splits = [
+        Split(
+            case.population.train.inputs[begin : begin + 5].numpy(),
+            case.population.train.targets[begin : begin + 5].numpy(),
+        )
+        for begin in (0, 9, 16)
+    ]
+    clients = {f"pi-{index}": Dataset(split, split, None) for index, split in enumerate(splits)}
+    fleet, before = run(tmp_path, "fedbn", 2, clients, model=case.model), case.model.initial_values()
+    assert {layer for layer in before if np.array_equal(fleet.averages[layer], before[layer])} == {"1"}
+    assert len({values.tobytes() for values in fleet.own("1").values()}) == 3
 
 
 @pytest.mark.parametrize("name", METHODS)

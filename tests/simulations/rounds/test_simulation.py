@@ -190,10 +190,8 @@ def test_watching_conflict_changes_no_bit(tmp_path: Path) -> None:
     assert list(watched.records[-1].conflict_scores) == ["hidden", "middle"]
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", sorted(set(METHODS) - {"fedbn"}))  # the perceptron has no norms
 def test_every_method_learns(name: str, tmp_path: Path) -> None:
-    if name == "fedbn":
-        pytest.skip("the perceptron has no norms")
     fleet = run(tmp_path, name, 8, make_clients(5))
     before = run(tmp_path / "before", name, 8, make_clients(5), num_done=0)
     measured = fleet.simulation.measure("test")
