@@ -29,7 +29,7 @@ PATIENCE_S = 5.0
 
 
 @dataclass
-class Member:
+class _Member:
     """A process, the line to it, and what it is at."""
 
     process: SpawnProcess
@@ -54,7 +54,7 @@ def run_cells(
         return
     context = multiprocessing.get_context("spawn")
     waiting = list(reversed(cells))
-    crew: list[Member] = []
+    crew: list[_Member] = []
     try:
         while waiting or any(member.cell for member in crew):
             crew += [_hire(context) for _ in range(min(num_processes - len(crew), len(waiting)))]
@@ -73,15 +73,15 @@ def run_cells(
             _dismiss(member)
 
 
-def _hire(context: SpawnContext) -> Member:
+def _hire(context: SpawnContext) -> _Member:
     here, there = context.Pipe()
     process = context.Process(target=_work, args=(there,), name="fedlag-cells")
     process.start()
     there.close()
-    return Member(process, here)
+    return _Member(process, here)
 
 
-def _keep_busy(member: Member, waiting: list[PlannedCell]) -> None:
+def _keep_busy(member: _Member, waiting: list[PlannedCell]) -> None:
     """Hand the next cell to a process without one; if it has died meanwhile, that shows when it is listened to."""
     if member.cell is None and waiting:
         member.cell = waiting.pop()
@@ -89,7 +89,7 @@ def _keep_busy(member: Member, waiting: list[PlannedCell]) -> None:
             member.line.send(member.cell)
 
 
-def _hear(member: Member) -> CellOutcome | None:
+def _hear(member: _Member) -> CellOutcome | None:
     """Return what a process found; None if it has died."""
     try:
         found: CellOutcome = member.line.recv()
@@ -98,7 +98,7 @@ def _hear(member: Member) -> CellOutcome | None:
     return found
 
 
-def _lost(member: Member, cell: PlannedCell) -> CellOutcome:
+def _lost(member: _Member, cell: PlannedCell) -> CellOutcome:
     """Return the outcome of a cell whose process has died."""
     _dismiss(member)
     code = member.process.exitcode
@@ -110,7 +110,7 @@ def _lost(member: Member, cell: PlannedCell) -> CellOutcome:
     )
 
 
-def _dismiss(member: Member) -> None:
+def _dismiss(member: _Member) -> None:
     member.line.close()
     if member.cell is not None:
         member.process.terminate()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -199,8 +199,9 @@ class ResultStore:
         ]
 
     def _open(self) -> None:
-        """Check what the file is, or make it what it should be."""
+        """Check what the file is, or make it what it should be, though others may open it at the same time."""
         connection = self._connection
+        connection.execute("BEGIN IMMEDIATE")
         application = connection.execute("PRAGMA application_id").fetchone()[0]
         stored = connection.execute("PRAGMA user_version").fetchone()[0]
         is_empty = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0] == 0
@@ -211,13 +212,14 @@ class ResultStore:
                 f"{self.path} has format {stored}, and this FedLAG Edge knows {STORE_FORMAT} at most: "
                 "read it with a newer one, or name another --output"
             )
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA foreign_keys = ON")
         if is_empty:
-            connection.executescript(
-                f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA application_id = {APPLICATION}; "
-                f"PRAGMA user_version = {STORE_FORMAT}; COMMIT"
-            )
+            for statement in (*SCHEMA.split(";"), f"PRAGMA application_id = {APPLICATION}"):
+                connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {STORE_FORMAT}")
+        connection.execute("COMMIT")
+        connection.execute("PRAGMA foreign_keys = ON")
+        with suppress(sqlite3.OperationalError):  # somebody writes: then the next to open switches it, or they have
+            connection.execute("PRAGMA journal_mode = WAL")
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -94,3 +96,14 @@ def test_what_holds_no_results_is_refused(tmp_path: Path) -> None:
 def test_an_unwritable_output_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="choose another --output"):
         ResultStore(tmp_path / "no" / "such" / "folder.sqlite")
+
+
+@pytest.mark.slow
+def test_a_file_that_many_make_at_once_is_made_once(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from simulations.study.store import ResultStore\n"
+        "for name in range(20): ResultStore(Path(sys.argv[1], str(name))).__exit__()"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    running = [subprocess.Popen(command, cwd=Path(__file__).parents[3]) for _ in range(3)]
+    assert [it.wait(timeout=100) for it in running] == [0, 0, 0]
