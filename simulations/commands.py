@@ -16,6 +16,8 @@ from rich.progress import Progress as Bars
 
 from simulations.study.conduct import Progress, conduct_study, default_jobs
 from simulations.study.config import load_study, read_tree
+from simulations.study.evidence import Profile, gather_evidence, plan_profile
+from simulations.study.evidence_page import write_evidence
 from simulations.study.merging import Source, merge_plans
 from simulations.study.outcome import CellOutcome
 from simulations.study.plan import StudyPlan, plan_studies, plan_study
@@ -65,6 +67,25 @@ def sweep(
     """Run a study with every combination of some options' values."""
     grids = [parse_grid(text) for text in settings]
     _conduct(lambda: plan_studies(sweep_studies(read_tree(config), config, grids)), output, jobs, form)
+
+
+@app.command()
+def evidence(
+    profile: Annotated[
+        Profile, typer.Option(help="cpu: an hour or two on two cores; full: every method, days.")
+    ] = "cpu",
+    output: Output = Path("evidence-results"),
+    page: Annotated[
+        Path | None, typer.Option(help="Renew the tables of this page, and evidence.json beside it; absent: neither.")
+    ] = None,
+    jobs: Jobs = 0,
+    form: Form = "table",
+) -> None:
+    """Run the study behind the project's claims, or what is missing of it."""
+    _conduct(lambda: plan_profile(profile), output, jobs, form)
+    if page is not None:
+        with ResultStore(output / RESULTS) as store:
+            write_evidence(page, gather_evidence(profile, store.read_plan(), store))
 
 
 @app.command()

@@ -14,7 +14,7 @@ from simulations.engines.descent import descend
 from simulations.engines.engine import StepRule
 from simulations.engines.model import SimulatedModel, Stack, take_clients
 
-__all__ = ["StackedEngine"]
+__all__ = ["Collected", "Descended", "StackedEngine"]
 
 
 @dataclass

@@ -22,10 +22,9 @@ from simulations.study.summary import StudySummary
 from simulations.study.summing import summarize
 from wire.errors import DataError
 
-__all__ = ["PROFILES", "Evidence", "EvidenceCell", "gather_evidence", "load_evidence", "plan_profile", "to_json"]
+__all__ = ["Evidence", "EvidenceCell", "Profile", "gather_evidence", "load_evidence", "plan_profile", "to_json"]
 
 Profile = Literal["cpu", "full"]
-PROFILES: tuple[Profile, ...] = ("cpu", "full")
 
 
 class EvidenceCell(msgspec.Struct, frozen=True):

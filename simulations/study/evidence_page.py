@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from simulations.demo.results import Estimate
-from simulations.study.evidence import Evidence
+from simulations.study.evidence import Evidence, to_json
 from simulations.study.summary import MethodSummary, ScenarioSummary
+from wire.errors import StoreError
 
-__all__ = ["BEGIN", "END", "evidence_page"]
+__all__ = ["BEGIN", "END", "evidence_page", "write_evidence"]
 
 BEGIN, END = "<!-- begin: made by fedlag simulate evidence -->", "<!-- end -->"
 
@@ -31,6 +33,20 @@ def evidence_page(page: str, evidence: Evidence) -> str:
     if not (begin and end):
         raise ValueError(f"the page needs the lines {BEGIN} and {END}")
     return before + "\n".join([BEGIN, *_tables(evidence), END]) + after
+
+
+def write_evidence(page: Path, evidence: Evidence) -> None:
+    """Renew the page's tables, and write ``evidence.json`` beside it.
+
+    Raises:
+        StoreError: If the page cannot be read or written, or has no place for tables.
+    """
+    try:
+        text = evidence_page(page.read_text(), evidence)
+        page.write_text(text)
+        page.with_name("evidence.json").write_bytes(to_json(evidence))
+    except (OSError, ValueError) as error:
+        raise StoreError(f"cannot renew {page}: {error}") from error
 
 
 def _tables(evidence: Evidence) -> Iterator[str]:

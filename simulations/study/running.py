@@ -6,6 +6,7 @@ import math
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -16,9 +17,10 @@ from aggregator.selection import make_selector
 from simulations.data.federation import check_federation
 from simulations.engines.engine import StepRule
 from simulations.engines.model import SimulatedModel
+from simulations.engines.planner import Plan
 from simulations.engines.population import Population, gather_population
 from simulations.rounds.method import Method
-from simulations.rounds.opening import open_workers, plan_workers
+from simulations.rounds.opening import open_plan, plan_workers
 from simulations.rounds.simulation import RoundRecord, Simulation
 from simulations.rounds.workers import Workers
 from simulations.study.cell import Cell, PlannedCell
@@ -33,7 +35,7 @@ from wire.sketches import personal_width
 __all__ = ["run_cell", "sketch_values"]
 
 BYTES_PER_VALUE = 4
-FASTEST: dict[object, str] = {}
+PLANS: dict[object, Plan] = {}
 """What trials in this process have found."""
 
 
@@ -100,19 +102,11 @@ class _Run:
         """Run all rounds."""
         cell, population = self.cell, self.population
         cohort = cell.cohort_size or population.num_clients
-        if self.engine == "auto":
-            self.engine = _fastest(cell, self.model, population, cohort)
+        chosen = _plan(cell, self.engine, self.model, population, cohort)
+        self.engine = chosen.engine if self.engine == "auto" else self.engine
         started = time.perf_counter()
         with tempfile.TemporaryDirectory(prefix="fedlag-cell-") as folder:
-            workers = open_workers(
-                self.model,
-                population,
-                Path(folder),
-                engine=self.engine,
-                cohort_size=cohort,
-                batch_size=cell.training.batch_size,
-                rule=_step_rule(cell),
-            )
+            workers = open_plan(chosen, self.model, population, Path(folder))
             try:
                 used = workers.usage().cpu_s
                 status, reason = self._run_rounds(workers, cohort)
@@ -224,14 +218,14 @@ def _step_rule(cell: Cell) -> StepRule:
     return StepRule(cell.learning_rate, cell.training.momentum, cell.training.max_gradient_norm)
 
 
-def _fastest(cell: Cell, model: SimulatedModel, population: Population, cohort: int) -> str:
-    """Return the engine that a second's trial finds fastest on one thread: cells share out the cores already."""
-    key = (cell.scenario, cell.training, cohort)
-    if key not in FASTEST:
-        batch_size = cell.training.batch_size
-        found = plan_workers(model, population, cohort_size=cohort, batch_size=batch_size, rule=_step_rule(cell))
-        FASTEST[key] = found.engine
-    return FASTEST[key]
+def _plan(cell: Cell, engine: str, model: SimulatedModel, population: Population, cohort: int) -> Plan:
+    """Return how a cell is trained; ``auto`` stays on one thread, for cells share out the cores already."""
+    key = (cell.scenario, cell.training, cohort, engine)
+    if key not in PLANS:
+        batch_size, rule = cell.training.batch_size, _step_rule(cell)
+        found = plan_workers(model, population, engine=engine, cohort_size=cohort, batch_size=batch_size, rule=rule)
+        PLANS[key] = replace(found, num_processes=1) if engine == "auto" else found
+    return PLANS[key]
 
 
 def _not_done(origin: CellOutcome, reason: str) -> CellOutcome:
