@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any
 
 import msgspec
 from rich.box import SIMPLE_HEAD
@@ -21,7 +21,7 @@ from simulations.advise.sentences import (
 )
 from simulations.demo.wording import percent, printable
 
-__all__ = ["Answer", "answer_json", "answer_table"]
+__all__ = ["Answer", "answer_json", "answer_table", "make_answer"]
 
 COLUMNS = ("accuracy", "worst\n10%", "harmed", "to\ndefault", "up", "down", "rate")
 
@@ -50,18 +50,6 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     warnings: list[str]
     result: TrialResult
 
-    @classmethod
-    def of(cls, result: TrialResult, advice: Advice) -> Self:
-        """Put the advice into sentences."""
-        return cls(
-            advice=advice,
-            verdict=verdict_sentences(advice),
-            layers=layer_sentences(advice),
-            expectation=expectation_sentences(advice),
-            warnings=warning_sentences(result, advice),
-            result=result,
-        )
-
     def paragraphs(self) -> list[tuple[str, list[str]]]:
         """Return the sentences under their headings, without those that have nothing to say."""
         headed = [
@@ -71,6 +59,18 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
             ("Be careful", self.warnings),
         ]
         return [(heading, sentences) for heading, sentences in headed if sentences]
+
+
+def make_answer(result: TrialResult, advice: Advice) -> Answer:
+    """Put the advice into sentences."""
+    return Answer(
+        advice=advice,
+        verdict=verdict_sentences(advice),
+        layers=layer_sentences(advice),
+        expectation=expectation_sentences(advice),
+        warnings=warning_sentences(result, advice),
+        result=result,
+    )
 
 
 def answer_table(answer: Answer) -> Table:

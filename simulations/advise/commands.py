@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
 from simulations.advise.advice import make_advice
-from simulations.advise.answer import Answer, answer_json, answer_table
+from simulations.advise.answer import Answer, answer_json, answer_table, make_answer
 from simulations.advise.fleet_config import fleet_config
 from simulations.advise.reading import DeviceData, DeviceSource, read_devices
 from simulations.advise.result import TrialResult
@@ -73,7 +73,7 @@ def advise(
     for note in devices.notes:
         console.print(f"Note: {printable(note)}", markup=False, highlight=False)
     result = _try(devices, made, settings, output)
-    answer = Answer.of(result, make_advice(result))
+    answer = make_answer(result, make_advice(result))
     _write(output, answer)
     if form == "json":
         sys.stdout.buffer.write(answer_json(answer))

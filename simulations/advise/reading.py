@@ -14,6 +14,7 @@ from simulations.advise.pictures import class_folders, read_pictures
 from simulations.advise.splitting import complete_splits
 from simulations.advise.tables import Columns, read_table
 from simulations.data.federation import Federation, check_federation
+from simulations.demo.wording import printable
 from simulations.engines.model import SimulatedModel
 from wire.errors import ConfigError, DataError
 
@@ -79,6 +80,8 @@ def read_devices(source: DeviceSource, model_name: str, model: SimulatedModel) -
     left_out: list[str] = []
     num_bytes = 0
     for name in names:
+        if not _is_text(name):
+            raise DataError(f"{printable(name)}: this device's name is no text in UTF-8; rename it")
         parts = found.readers[name]()
         _check_shapes(name, parts, model)
         num_bytes += sum(part.inputs.nbytes for part in parts.values())
@@ -94,7 +97,7 @@ def read_devices(source: DeviceSource, model_name: str, model: SimulatedModel) -
             f"{source.path} gives {len(clients)} device{'s' * (len(clients) != 1)} with enough examples, and a comparison "
             f"needs {FEWEST_DEVICES} or more" + (f": {reasons}" if reasons else "")
         )
-    federation = Federation(str(source.path), 0, model_name, model.input_shape, model.num_classes, clients)
+    federation = Federation(printable(str(source.path)), 0, model_name, model.input_shape, model.num_classes, clients)
     notes = [*found.notes, *left_out, *check_federation(federation), *_surprises(federation)]
     return DeviceData(federation, len(found.readers), tuple(notes))
 
@@ -112,6 +115,8 @@ def _find(source: DeviceSource, model: SimulatedModel) -> _Found:
             raise DataError(f"cannot read {error.filename or path}: {error.strerror}") from error
     if path.suffix.lower() == ".npz":
         return _kept(read_grouped_file(path))
+    if not path.exists():
+        raise DataError(f"there is nothing at {path}; name a folder or file with your devices' data")
     raise DataError(f"{path} is neither a folder nor a .npz or .csv file; docs/advise.md shows the four forms")
 
 
@@ -167,6 +172,15 @@ def _evenly(names: Sequence[str], limit: int | None) -> list[str]:
     """Return at most so many of the names, taken evenly from all: neighbors in a list are often alike."""
     count = len(names) if limit is None else min(limit, len(names))
     return [names[place * len(names) // count] for place in range(count)]
+
+
+def _is_text(name: str) -> bool:
+    """Say whether a name, which may be a file's, can be written as UTF-8."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _check_shapes(name: str, parts: Parts, model: SimulatedModel) -> None:

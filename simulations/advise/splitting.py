@@ -47,7 +47,7 @@ def cut_in_order(split: Split, shares: Sequence[int]) -> list[Split]:
     """
     num_rows = len(split.targets)
     sizes = [num_rows * share // sum(shares) for share in shares[1:]]
-    borders = np.cumsum([num_rows - sum(sizes), *sizes[:-1]])
+    borders = np.cumsum([num_rows - sum(sizes), *sizes])[:-1]
     pieces = zip(np.split(split.inputs, borders), np.split(split.targets, borders), strict=True)
     return [Split(inputs, targets) for inputs, targets in pieces]
 
