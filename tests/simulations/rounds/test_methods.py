@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -137,6 +138,16 @@ def test_dittos_shared_model_has_fedavgs_bits_and_its_personal_models_have_not(t
     assert len({values.tobytes() for values in ditto.own("ditto.head").values()}) == len(CLIENTS)
     measured, of_shared = ditto.simulation.measure("test"), fedavg.simulation.measure("test")
     assert measured.loss.mean() < of_shared.loss.mean()
+
+
+def test_ditto_models_that_diverge_are_not_kept_and_leave_the_shared_model_alone(tmp_path: Path) -> None:
+    unclipped = msgspec.structs.replace(TRAINING, max_gradient_norm=1e9)
+    fedavg = run(tmp_path / "fedavg", "fedavg", 3, CLIENTS, training=unclipped)
+    ditto = run(tmp_path / "ditto", "ditto", 3, CLIENTS, training=unclipped, options={"pull": 1e30})
+    assert furthest(ditto.averages, fedavg.averages) == 0
+    assert [record.diverged for record in ditto.records] == [()] * 3
+    assert ditto.own("ditto.head") == {}
+    assert np.isfinite(ditto.simulation.measure("test").loss).all()
 
 
 def test_dittos_pull_decides_how_far_personal_models_go(tmp_path: Path) -> None:
