@@ -45,7 +45,7 @@ def fleet_config(result: TrialResult, advice: Advice, verdict: Sequence[str], wa
             "# docs/configuration.md explains every option.",
             "",
             'fleet = "home"            # its name: a-z, 0-9 and -; the devices name the same one',
-            f'program = "program"       # the folder that `fedlag export {printable(result.model)}` writes, beside this file',
+            f'program = "program"       # as `fedlag export {printable(result.model)} --output program` writes it, beside this file',
             'folder = "aggregator"     # where the aggregator keeps its store, beside this file',
             "",
             "[broker]",

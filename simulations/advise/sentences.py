@@ -121,12 +121,12 @@ def in_bytes(num_bytes: float) -> str:
     """Return a number of bytes, in thousands or millions where there are as many.
 
     Example:
-        >>> in_bytes(12_340_000), in_bytes(6_400), in_bytes(0)
-        ('12.3 MB', '6.4 kB', '0 B')
+        >>> in_bytes(12_340_000), in_bytes(143_012), in_bytes(6_400), in_bytes(0)
+        ('12.3 MB', '143 kB', '6.4 kB', '0 B')
     """
     for unit, size in (("MB", 1e6), ("kB", 1e3)):
         if num_bytes >= size:
-            return f"{num_bytes / size:,.1f} {unit}"
+            return f"{num_bytes / size:,.{0 if num_bytes >= 100 * size else 1}f} {unit}"
     return f"{num_bytes:.0f} B"
 
 

@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import pytest
@@ -274,7 +275,7 @@ class FakePicture:
 
     open = classmethod(lambda cls, path: cls(path))
 
-    def __enter__(self) -> FakePicture:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None: ...
