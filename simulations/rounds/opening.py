@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,8 @@ __all__ = ["ENGINE_NAMES", "open_plan", "open_workers", "plan_workers"]
 
 ENGINE_NAMES = ("auto", *ENGINES, "processes", "ray")
 USUAL_RULE = StepRule(0.05, 0.9, 5.0)
+WORTH_SENDING_S = 0.1
+"""A chunk that trains for less is mostly sent: a Ray task costs some milliseconds."""
 
 
 def open_workers(
@@ -87,7 +90,8 @@ def plan_workers(
         chosen = plan(model, clients, steps, batch_size, rule)
     if engine == "ray":
         num_processes = min(num_cpus, clients)
-        chunk_size = min(chosen.chunk_size, -(-clients // num_processes))  # a chunk for each processor
+        enough = math.ceil(WORTH_SENDING_S / (chosen.step_s * max(steps, 1)))
+        chunk_size = min(max(chosen.chunk_size, enough), -(-clients // num_processes))  # a chunk for each processor
         return Plan(chosen.engine, chunk_size, num_processes, chosen.step_s, is_on_ray=True)
     if engine == "processes":
         return Plan(chosen.engine, chosen.chunk_size, min(num_cpus, clients), chosen.step_s)

@@ -5,11 +5,13 @@ back. So a chunk is a function of its arguments, and when a worker dies Ray runs
 The data goes to each machine once, the averages once a round. Chunks are those of a single process and are merged in its
 order, whoever is fast: a result has the same bits on any cluster of equal machines.
 
-Each machine needs the same Python, Ray and this project. Ray comes with the extra ``ray`` and is loaded on first use alone.
+Each machine needs the same Python, Ray and version of this project; a machine with other code is refused, since it would
+give other results. Ray comes with the extra ``ray`` and is loaded on first use alone.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import platform
@@ -17,7 +19,9 @@ import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import chain, islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -47,6 +51,8 @@ RAY_SETTINGS = {
 }
 """Ray reads them when it is loaded; what the environment says already holds."""
 
+ROOMS = ("aggregator", "edge_client", "export", "simulations", "wire")
+
 _opened: dict[str, tuple[Engine, Population, int]] = {}
 """What this process, if it is one of Ray's, opened last: a model is traced once, not once a chunk."""
 
@@ -60,6 +66,7 @@ class _Setup:
     splits: tuple[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray], ...]
     engine: str
     chunk_size: int
+    code: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -242,7 +249,7 @@ def _describe(recipe: WorkerRecipe) -> _Setup:
     for name in SPLITS:
         split: ResidentSplit = getattr(people, name)
         splits.append((split.inputs.numpy(), split.targets.numpy(), split.starts, split.counts))
-    return _Setup(recipe.model, people.names, tuple(splits), recipe.engine, recipe.chunk_size)
+    return _Setup(recipe.model, people.names, tuple(splits), recipe.engine, recipe.chunk_size, _digest_code())
 
 
 def _open(reference: Any) -> tuple[Engine, Population, int]:
@@ -251,6 +258,10 @@ def _open(reference: Any) -> tuple[Engine, Population, int]:
     if key not in _opened:
         _opened.clear()
         setup: _Setup = join_cluster().get(reference)
+        if setup.code != _digest_code():
+            raise FleetError(
+                f"{platform.node()} has another version of this project: install the same one on each machine"
+            )
         splits = (
             ResidentSplit(_tensor(inputs), _tensor(targets), starts, counts)
             for inputs, targets, starts, counts in setup.splits
@@ -260,6 +271,14 @@ def _open(reference: Any) -> tuple[Engine, Population, int]:
         population = Population(setup.names, *splits)
         _opened[key] = make_engine(setup.engine, setup.model), population, setup.chunk_size
     return _opened[key]
+
+
+@cache
+def _digest_code() -> str:
+    """Return the digest of all that a chunk's result depends on."""
+    folder = Path(__file__).parents[2]
+    files = sorted(file for room in ROOMS for file in (folder / room).rglob("*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def _tensor(values: np.ndarray) -> torch.Tensor:

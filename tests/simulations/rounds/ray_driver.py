@@ -145,6 +145,16 @@ def lose_every_worker() -> dict[str, Any]:
     return {}
 
 
+def meet_other_code() -> dict[str, Any]:
+    """Run a chunk on machines that have another version of the project, as it seems."""
+    vars(ray_cluster)["_digest_code"] = lambda: "another"
+    try:
+        compare(SWAP)
+    except FedlagError as error:
+        return {"error": f"{type(error).__name__}: {error}"}
+    return {}
+
+
 def open_by_name() -> dict[str, Any]:
     """Open workers as the command line does, and run a round."""
     torch.manual_seed(0)
@@ -164,6 +174,7 @@ SCENARIOS: dict[str, Callable[[], dict[str, Any]]] = {
     "ditto": lambda: compare(DITTO),
     "killed": lambda: compare(SWAP, 4000, kill_in_round=3),
     "lost": lose_every_worker,
+    "other-code": meet_other_code,
     "opened": open_by_name,
 }
 

@@ -164,6 +164,13 @@ def test_a_chunk_whose_workers_all_die_ends_the_round(cluster: Environ) -> None:
 
 
 @pytest.mark.slow
+def test_a_machine_with_another_version_is_refused(cluster: Environ) -> None:
+    error = run("other-code", cluster)["error"]
+    assert error.startswith("FleetError: ")
+    assert "has another version of this project" in error
+
+
+@pytest.mark.slow
 def test_the_engine_is_opened_by_its_name(cluster: Environ) -> None:
     assert run("opened", cluster) == {"kind": "RayWorkers", "round_number": 10}
 
