@@ -21,7 +21,7 @@ class SelectorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     """Which rule chooses the personal layers.
 
     Args:
-        name: ``fedlag-swap`` (``fedlag`` means it), ``fedlag-paper``, ``fedavg``, ``local`` or ``fedper``.
+        name: One of ``aggregator.selection.SELECTOR_NAMES``; ``fedlag`` means ``fedlag-swap``.
         options: The rule's own options; see docs/fedlag.md.
     """
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import closing
 from typing import NamedTuple
 
+from simulations.rounds.ray_cluster import num_cluster_cpus
 from simulations.study.cell import PlannedCell
 from simulations.study.crew import run_cells
 from simulations.study.outcome import CellOutcome
@@ -58,6 +59,8 @@ def conduct_study(
     """
     if any(it.engine in SPREADING_ENGINES for it in plan.cells):
         num_processes = 1
+    if any(it.engine == "ray" for it in pending.values()):
+        num_cluster_cpus()  # without a cluster every cell would fail, one after the other
     store.write_plan(plan)
     statuses = store.statuses()
     pending = {it.digest: it for it in plan.cells if statuses.get(it.digest) not in SETTLED}
