@@ -59,11 +59,11 @@ def conduct_study(
     """
     if any(it.engine in SPREADING_ENGINES for it in plan.cells):
         num_processes = 1
-    if any(it.engine == "ray" for it in pending.values()):
-        num_cluster_cpus()  # without a cluster every cell would fail, one after the other
     store.write_plan(plan)
     statuses = store.statuses()
     pending = {it.digest: it for it in plan.cells if statuses.get(it.digest) not in SETTLED}
+    if any(it.engine == "ray" for it in pending.values()):
+        num_cluster_cpus()  # without a cluster every cell would fail, one after the other
     measured: dict[Kind, list[float]] = {}
     walls = store.wall_seconds()
     for it in plan.cells:
