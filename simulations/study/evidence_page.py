@@ -57,6 +57,13 @@ def _tables(evidence: Evidence) -> Iterator[str]:
     yield f"{'Computed by ' + '; '.join(summary.origins)}."
     if summary.num_diverged:
         yield f"In {summary.num_diverged} cells the training of all clients diverged; their learning rates were not chosen."
+    rows = [row for scenario in summary.scenarios for row in scenario.methods]
+    at_edge, chosen = sum(row.num_at_edge for row in rows), sum(len(row.seeds) for row in rows)
+    if at_edge:
+        yield (
+            f"In {at_edge} of {chosen} choices of a learning rate the best one was the smallest or the largest of those tried: "
+            "a better one may lie beyond."
+        )
     yield ""
     yield "### Over all scenarios"
     yield ""
@@ -100,8 +107,9 @@ def _scenario(scenario: ScenarioSummary) -> Iterator[str]:
         yield ""
         yield f"The best of all fixed choices is `{scenario.oracle}`, picked on test data."
     for note in scenario.notes:
-        yield ""
-        yield f"Note: {note}."
+        if "learning rate" not in note:  # the last column shows them
+            yield ""
+            yield f"Note: {note}."
 
 
 def _cells(row: MethodSummary, is_best_fixed: bool) -> list[str]:
