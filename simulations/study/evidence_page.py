@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from simulations.demo.results import Estimate
-from simulations.study.evidence import Evidence, to_json
+from simulations.study.evidence import Evidence, load_evidence, to_json
 from simulations.study.summary import MethodSummary, ScenarioSummary
 from wire.errors import StoreError
 
@@ -41,10 +41,12 @@ def write_evidence(page: Path, evidence: Evidence) -> None:
     Raises:
         StoreError: If the page cannot be read or written, or has no place for tables.
     """
+    data = page.with_name("evidence.json")
     try:
-        text = evidence_page(page.read_text(), evidence)
-        page.write_text(text)
-        page.with_name("evidence.json").write_bytes(to_json(evidence))
+        text = page.read_text()
+        evidence_page(text, evidence)  # refuses before anything is written
+        data.write_bytes(to_json(evidence))
+        page.write_text(evidence_page(text, load_evidence(data)))
     except (OSError, ValueError) as error:
         raise StoreError(f"cannot renew {page}: {error}") from error
 
