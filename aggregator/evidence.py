@@ -125,6 +125,11 @@ class Selector(Protocol):
         ...
 
     @property
+    def is_fixed(self) -> bool:
+        """Whether the first decision stands for all rounds."""
+        ...
+
+    @property
     def needs_personal_sketches(self) -> bool:
         """Whether devices must send narrow sketches of personal layers, too; the plan then declares it."""
         ...
@@ -166,6 +171,11 @@ class LayerSelector(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     def needs_evidence(self) -> bool:
         """Whether the devices' evidence changes its decisions; a simulation need not make any where it does not."""
         return True
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether the first decision stands for all rounds; then devices need not keep their own version of shared layers."""
+        return False
 
     @property
     def needs_personal_sketches(self) -> bool:

@@ -35,6 +35,11 @@ class FixedSelector(LayerSelector, frozen=True, kw_only=True):
         """Never."""
         return False
 
+    @property
+    def is_fixed(self) -> bool:
+        """Always."""
+        return True
+
     def choose(self, layer_sizes: Mapping[str, int]) -> Collection[str]:  # noqa: ARG002 - any model shares all
         """Return the layers that are personal besides the pinned ones: none, unless a subclass knows better."""
         return ()

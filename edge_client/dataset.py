@@ -12,7 +12,7 @@ import numpy as np
 from wire.errors import DataError
 from wire.manifest import ModelManifest
 
-__all__ = ["Dataset", "Split", "load_dataset"]
+__all__ = ["BROKEN", "Dataset", "Split", "load_dataset"]
 
 SPLITS = ("train", "validation", "test")
 BROKEN = (OSError, ValueError, TypeError, EOFError, MemoryError, NotImplementedError, zipfile.BadZipFile, zlib.error)

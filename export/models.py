@@ -23,6 +23,7 @@ __all__ = [
     "built_in_models",
     "digits_mlp",
     "image_cnn",
+    "initialize_uniformly",
     "load_model",
     "watch_cnn",
 ]
@@ -60,7 +61,7 @@ class WatchCnn(nn.Module):
         self.fc1 = nn.Linear(384, 64)
         self.head = nn.Linear(64, 7)
         for layer in (self.conv1, self.conv2, self.conv3, self.fc1, self.head):
-            _initialize_uniformly(layer)
+            initialize_uniformly(layer)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the logits, shape ``(batch, 7)``."""
@@ -161,7 +162,7 @@ def _import_factory(name: str) -> Callable[[], object]:
     return factory
 
 
-def _initialize_uniformly(layer: nn.Conv1d | nn.Linear) -> None:
+def initialize_uniformly(layer: nn.Conv1d | nn.Conv2d | nn.Linear) -> None:
     """Draw weights from +-sqrt(3 / fan_in), which keeps the variance of unit inputs, and set biases to zero."""
     fan_in = layer.weight[0].numel()
     bound = math.sqrt(3 / fan_in)

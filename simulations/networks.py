@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import nn
+
+from export.models import initialize_uniformly
 
 __all__ = ["CharGru", "FedAvgCnn", "ImageCnn14", "TilesCnn", "perceptron"]
 
@@ -106,10 +106,7 @@ def perceptron(num_features: int, widths: tuple[int, ...], num_classes: int) -> 
 
 
 def _initialize_layers(module: nn.Module) -> None:
-    """Draw weights from +-sqrt(3 / fan_in), which keeps the variance of unit inputs, and set biases to zero."""
+    """Initialize every convolution and linear layer uniformly, with unit gain."""
     for layer in module.children():
         if isinstance(layer, nn.Conv2d | nn.Linear):
-            bound = math.sqrt(3 / layer.weight[0].numel())
-            nn.init.uniform_(layer.weight, -bound, bound)
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
+            initialize_uniformly(layer)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import zipfile
-import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
-from edge_client.dataset import Split
+from edge_client.dataset import BROKEN, Split
 from simulations.advise.splitting import WHOLE, join_splits
 from wire.errors import DataError
 
@@ -19,7 +18,6 @@ MOST_BYTES = 4 * 1024**3
 """Of all arrays together, unpacked: a trial keeps them in memory."""
 
 PARTS = ("train", "validation", "test")
-BROKEN = (OSError, ValueError, TypeError, EOFError, MemoryError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 LARGEST_FLOAT_LABEL = 2.0**31
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from edge_client.dataset import BROKEN
 from simulations.data.cifar import load_cifar10, load_cifar100
 from simulations.data.emnist import load_emnist
 from simulations.data.image_folders import load_tiny_imagenet
@@ -25,8 +24,6 @@ BENCHMARKS: dict[str, Callable[[Path], Pool]] = {
     "tiny-imagenet": load_tiny_imagenet,
 }
 """Name -> what reads it from a folder."""
-
-BROKEN = (OSError, ValueError, TypeError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 
 
 def load_benchmark(name: str, folder: Path | None) -> Pool:
@@ -59,7 +56,7 @@ def load_npz_pool(path: Path) -> Pool:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             x_train, y_train, x_test, y_test = (arrays[key] for key in ("x_train", "y_train", "x_test", "y_test"))
-    except BROKEN as error:
+    except (*BROKEN, KeyError) as error:
         why = str(error).partition("\n")[0]
         raise DataError(
             f"{path} is not an .npz file with plain arrays x_train, y_train, x_test and y_test ({why}); "

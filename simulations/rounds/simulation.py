@@ -20,13 +20,12 @@ from simulations.engines.model import SimulatedModel
 from simulations.engines.population import Population
 from simulations.rounds.job import Adaptation, EvidenceOrder, Measured, MeasureJob, Trained, TrainJob
 from simulations.rounds.method import Method, check_fit, phases
+from simulations.rounds.worker import FLEET_EPOCH
 from simulations.rounds.workers import Workers
 from wire.errors import ConfigError, FleetError
 from wire.messages import TrainingSettings
 
 __all__ = ["RoundRecord", "Simulation"]
-
-FLEET_EPOCH = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +66,6 @@ class Simulation:
         training: As of a deployed fleet.
         workers: Train the clients.
         watches_conflict: Whether conflict is measured though the method does not need it.
-        on_evidence: Sees the evidence before the selector does, and returns what the selector sees.
         choose: Round -> the numbers of the clients that train in it; None draws them as an aggregator does.
 
     Raises:
@@ -84,7 +82,6 @@ class Simulation:
         workers: Workers,
         *,
         watches_conflict: bool = False,
-        on_evidence: Callable[[Evidence], Evidence] | None = None,
         choose: Callable[[int], Sequence[int]] | None = None,
     ) -> None:
         """Begin with the model's values, before round 1."""
@@ -104,7 +101,6 @@ class Simulation:
         self._training = training
         self._workers = workers
         self._watches_conflict = watches_conflict
-        self._on_evidence = on_evidence
         self._choose = choose or self._draw
         self._numbers = {name: number for number, name in enumerate(population.names)}
         self._cohort_before: frozenset[int] = frozenset()
@@ -128,8 +124,7 @@ class Simulation:
         for layer, values in trained.sums.items():
             self.averages[layer] = values.average(share)
         evidence = self._evidence(trained)
-        seen = evidence if self._on_evidence is None else self._on_evidence(evidence)
-        self._state, self.decision = self._selector.decide(self._state, seen)
+        self._state, self.decision = self._selector.decide(self._state, evidence)
         conflicts = measure_conflicts(evidence) if evidence.sketches else {}
         record = RoundRecord(
             round_number=self.round_number,
@@ -173,7 +168,6 @@ class Simulation:
         settings, method = self._rounds, self._method
         clients = tuple(self._choose(self.round_number))
         counts = self._population.train.counts[list(clients)]
-        needs_all = self._selector.needs_evidence or method.selector == "fedavg-then-local"
         kept = (*decision.personal_layers, *method.local.adaptive)
         return TrainJob(
             round_number=self.round_number,
@@ -185,7 +179,7 @@ class Simulation:
             phases=phases(method.local, self._training, decision.personal_layers, self._model.layer_sizes),
             swap_candidates=decision.swap_candidates,
             testers=self._cohort_before,
-            kept=tuple(self._model.layer_sizes) if needs_all else kept,
+            kept=kept if self._selector.is_fixed else tuple(self._model.layer_sizes),
             evidence=self._evidence_order(),
             ditto=method.local.ditto,
             adaptation=self._adaptation(),

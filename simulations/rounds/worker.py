@@ -31,9 +31,10 @@ from simulations.rounds.keeping import DITTO, MIX, KeptRows
 from simulations.rounds.measuring import measure
 from simulations.rounds.summaries import summarize
 
-__all__ = ["Worker", "split_into_chunks"]
+__all__ = ["FLEET_EPOCH", "Worker", "split_into_chunks"]
 
 FLEET_EPOCH = 0
+"""Simulated fleets are never restored from a backup, so their epoch never rises."""
 
 
 class Worker:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import zipfile
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from edge_client.dataset import Dataset, load_dataset
+from edge_client.dataset import BROKEN, Dataset, load_dataset
 from export.models import TrainableModel
 from simulations.data.federation import Federation
 from simulations.data.scenarios import SCENARIOS, make_scenario
@@ -130,7 +129,7 @@ def _refuse_empty(path: Path) -> None:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             empty = [key for key in ("y_train", "y_validation") if key in arrays and arrays[key].size == 0]
-    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile):
+    except BROKEN:
         return
     if empty:
         raise DataError(f"{path}: {empty[0]} is empty; give this client examples, or leave it out of the folder")

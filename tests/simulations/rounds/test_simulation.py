@@ -13,6 +13,7 @@ from aggregator.evidence import Evidence
 from aggregator.selection import SELECTOR_NAMES
 from edge_client.dataset import Dataset, Split
 from simulations.engines.planner import ENGINES
+from simulations.rounds.job import Trained
 from simulations.rounds.method import LocalRule, Method
 from simulations.rounds.methods import METHODS
 from tests.simulations.rounds.fleets import INITIAL, LAYERS, TRAINING, furthest, make_clients, run
@@ -108,7 +109,7 @@ def test_a_diverged_client_does_not_count_and_keeps_nothing(method: str, tmp_pat
         assert furthest(fleet.own(kind), expected.own(kind)) < SAME
 
 
-def test_a_diverged_clients_swap_gains_do_not_count(tmp_path: Path) -> None:
+def test_a_diverged_clients_swap_gains_do_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clients = make_clients(4)
     fleet = run(tmp_path, "fedlag-swap", 6, clients, num_done=1, options={"first_tested_round": 1})
     worker: Any = fleet.simulation._workers
@@ -117,11 +118,13 @@ def test_a_diverged_clients_swap_gains_do_not_count(tmp_path: Path) -> None:
     train.inputs[begin : begin + count] *= 1e38  # it could swap, and then it diverges
     seen: list[Evidence] = []
 
-    def see(evidence: Evidence) -> Evidence:
-        seen.append(evidence)
-        return evidence
+    count_evidence: Any = fleet.simulation._evidence
 
-    fleet.simulation._on_evidence = see
+    def see(trained: Trained) -> Evidence:
+        seen.append(count_evidence(trained))
+        return seen[-1]
+
+    monkeypatch.setattr(fleet.simulation, "_evidence", see)
     fleet.go_on(1)
     assert fleet.records[-1].diverged == (2,)
     assert {layer: len(gains) for layer, gains in seen[0].swap_gains.items()} == dict.fromkeys(LAYERS, 3)
