@@ -1,6 +1,7 @@
 """Batches: which examples a client sees in which step, the same as on a device of its name.
 
-The order of an epoch is ``wire.random``'s permutation under the label that devices use, so a simulated client and a
+Examples are taken from the clients' data when their step comes, so that they are still in the cache when they are used,
+and an epoch is never there twice. The order of an epoch is ``wire.random``'s permutation under the label that devices use, so a simulated client and a
 deployed one see the same batches. Clients with more steps come first in a chunk; then those that are still training are
 always the first ones, and nobody computes what is thrown away.
 """
@@ -24,16 +25,37 @@ class Batches:
     """What several clients train on, step by step.
 
     Args:
-        inputs: Shape ``(clients, steps, batch, *input_shape)``, float32.
-        targets: Shape ``(clients, steps, batch)``, int64.
-        weights: Of each example in its step's mean, shape ``(clients, steps, batch)``, float32; 0 where there is none.
+        split: Whose examples they are.
+        rows: Their places in it, shape ``(steps, clients, batch)``, int64; any place where there is none.
+        weights: Of each example in its step's mean, shape ``(steps, clients, batch)``, float32; 0 where there is none.
         active: How many clients take part in each step; client ``i`` does if ``i < active[step]``.
     """
 
-    inputs: torch.Tensor
-    targets: torch.Tensor
+    split: ResidentSplit
+    rows: torch.Tensor
     weights: torch.Tensor
     active: tuple[int, ...]
+
+    @property
+    def num_clients(self) -> int:
+        """How many clients there are."""
+        return self.rows.shape[1]
+
+    def of_step(self, step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return what the clients that take part in a step see in it.
+
+        Returns:
+            Inputs, shape ``(active, batch, *input_shape)``, targets and weights, both ``(active, batch)``.
+        """
+        rows = self.rows[step, : self.active[step]]
+        taken = rows.flatten()
+        inputs = self.split.inputs.index_select(0, taken).view(*rows.shape, *self.split.inputs.shape[1:])
+        return inputs, self.split.targets.index_select(0, taken).view(rows.shape), self.weights[step, : len(rows)]
+
+    def of_client(self, client: int, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return inputs and targets of one client's step, those that are there alone."""
+        taken = self.rows[step, client][self.weights[step, client] > 0]
+        return self.split.inputs.index_select(0, taken), self.split.targets.index_select(0, taken)
 
 
 def num_steps(num_examples: np.ndarray, batch_size: int) -> np.ndarray:
@@ -68,11 +90,10 @@ def gather_batches(
     shape = (len(clients), len(labels) * int(steps[0]), batch_size)
     left = np.minimum(counts[:, None] - np.arange(int(steps[0])) * batch_size, batch_size)
     weights = np.where(is_there, np.tile(np.repeat(1 / np.maximum(left, 1), batch_size, axis=1), (1, len(labels))), 0)
-    taken = torch.from_numpy(rows.ravel())
     return Batches(
-        split.inputs.index_select(0, taken).view(*shape, *split.inputs.shape[1:]),
-        split.targets.index_select(0, taken).view(shape),
-        torch.from_numpy(weights.astype(split.inputs.numpy().dtype)).view(shape),
+        split,
+        torch.from_numpy(rows).view(shape).transpose(0, 1).contiguous(),
+        torch.from_numpy(weights).view(shape).transpose(0, 1).to(split.inputs.dtype).contiguous(),
         tuple(int((steps > step).sum()) for step in range(int(steps[0]))) * len(labels),
     )
 

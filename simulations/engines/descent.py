@@ -27,11 +27,11 @@ def descend(
         raise ConfigError("a proximal term needs an anchor to pull to")
     params = {name: values.clone() for name, values in params.items()}
     velocity: Stack = {}
-    losses = batches.weights.new_zeros(len(batches.inputs))
+    losses = batches.weights.new_zeros(batches.num_clients)
     num_steps = torch.zeros_like(losses)
     for step, active in enumerate(batches.active):
         now = take_clients(params, slice(active))
-        x, y, weights = (part[:active, step] for part in (batches.inputs, batches.targets, batches.weights))
+        x, y, weights = batches.of_step(step)
         loss, gradients = engine.gradients(now, x, y, weights, rule.trained)
         losses[:active] += loss
         num_steps[:active] += 1

@@ -6,17 +6,20 @@ loop share the rest between them. Several processes are worth their start only w
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from simulations.engines.batches import Batches
 from simulations.engines.chain import NotAChainError
 from simulations.engines.engine import Engine, StepRule
 from simulations.engines.model import SimulatedModel, install
+from simulations.engines.population import ResidentSplit
 from simulations.engines.serial import SerialEngine
 from simulations.engines.stacked import StackedEngine
 from simulations.engines.vmapped import VmapEngine
@@ -141,10 +144,12 @@ def _trial(engine: Engine, chunk_size: int, batch_size: int, rule: StepRule) -> 
     model = engine.model
     rows = {layer: torch.from_numpy(values) for layer, values in model.initial_values().items()}
     params = install(model, rows, chunk_size)
-    shape = (chunk_size, TRIAL_STEPS, batch_size)
-    inputs = torch.rand(*shape, *model.input_shape, generator=torch.Generator().manual_seed(0))
-    targets = torch.zeros(shape, dtype=torch.int64)
-    batches = Batches(inputs, targets, torch.full(shape, 1 / batch_size), (chunk_size,) * TRIAL_STEPS)
+    shape = (TRIAL_STEPS, chunk_size, batch_size)
+    rows = torch.arange(math.prod(shape)).view(shape)
+    inputs = torch.rand(rows.numel(), *model.input_shape, generator=torch.Generator().manual_seed(0))
+    nothing = np.zeros(0, dtype=np.int64)
+    split = ResidentSplit(inputs, torch.zeros_like(rows.flatten()), nothing, nothing)
+    batches = Batches(split, rows, torch.full(shape, 1 / batch_size), (chunk_size,) * TRIAL_STEPS)
     seconds = []
     for _ in range(3):
         begin = time.process_time()

@@ -36,14 +36,13 @@ class SerialEngine:
         if not rule.is_plain:
             return descend(self, params, batches, rule, anchor)
         trained = {name: values.clone() for name, values in params.items()}
-        losses = batches.weights.new_zeros(len(batches.inputs))
+        losses = batches.weights.new_zeros(batches.num_clients)
         for client in range(len(losses)):
             self._load(params, client)
             optimizer = torch.optim.SGD(self._module.parameters(), lr=rule.learning_rate)
             steps = [step for step, active in enumerate(batches.active) if client < active]
             for step in steps:
-                there = batches.weights[client, step] > 0
-                x, y = batches.inputs[client, step][there], batches.targets[client, step][there]
+                x, y = batches.of_client(client, step)
                 optimizer.zero_grad()
                 loss = functional.cross_entropy(self._module(x), y)
                 loss.backward()  # type: ignore[no-untyped-call]

@@ -84,11 +84,10 @@ class StackedEngine:
         params = {name: _channels_last(values) for name, values in params.items()}
         if not rule.is_plain:
             return descend(self, params, batches, rule, anchor)
-        losses = batches.weights.new_zeros(len(batches.inputs))
+        losses = batches.weights.new_zeros(batches.num_clients)
         for step, active in enumerate(batches.active):
             sink = Descended(take_clients(params, slice(active)), rule.learning_rate)
-            x, y, weights = (part[:active, step] for part in (batches.inputs, batches.targets, batches.weights))
-            losses[:active] += self._backward(sink, x, y, weights)
+            losses[:active] += self._backward(sink, *batches.of_step(step))
         return params, losses / _steps(batches)
 
     def gradients(
@@ -152,4 +151,4 @@ def _channels_last(values: torch.Tensor) -> torch.Tensor:
 
 def _steps(batches: Batches) -> torch.Tensor:
     """Return the number of steps of each client."""
-    return (torch.tensor(batches.active) > torch.arange(len(batches.inputs)).unsqueeze(1)).sum(1)
+    return (torch.tensor(batches.active) > torch.arange(batches.num_clients).unsqueeze(1)).sum(1)

@@ -16,6 +16,7 @@ the examples; the loss has settled when the means of the last ten epochs deviate
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -98,8 +99,7 @@ def _one_epoch(
     for step, active in enumerate(batches.active):
         now = slice(active)
         params = mixed(*(take_clients(stack, now) for stack in (average, own, mixes)))
-        x, y, weights = (part[now, step] for part in (batches.inputs, batches.targets, batches.weights))
-        loss, gradients = engine.gradients(params, x, y, weights, trained)
+        loss, gradients = engine.gradients(params, *batches.of_step(step), trained)
         sums[now] += loss
         num_steps[now] += 1
         for name, gradient in gradients.items():
@@ -116,4 +116,4 @@ def _some_batches(population: Population, clients: Sequence[int], order: Adaptat
     steps = -(-population.train.counts[list(clients)] // order.batch_size)
     taken = np.ceil(steps * order.data_share)
     active = tuple(int((taken > step).sum()) for step in range(int(taken[0])))
-    return Batches(whole.inputs, whole.targets, whole.weights, active)
+    return replace(whole, active=active)

@@ -102,7 +102,8 @@ def test_a_step_is_torchs_own_sgd(engine: str) -> None:
     optimizer = torch.optim.SGD(module.parameters(), lr=0.05, momentum=0.9)
     for step in range(3):
         optimizer.zero_grad()
-        loss = torch.nn.functional.cross_entropy(module(batches.inputs[0, step, :4]), batches.targets[0, step, :4])
+        x, y = batches.of_client(0, step)
+        loss = torch.nn.functional.cross_entropy(module(x), y)
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(module.parameters(), 0.5)
         optimizer.step()
