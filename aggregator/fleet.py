@@ -17,7 +17,7 @@ from aggregator.admission import max_summary_bytes
 from aggregator.closing import count_evidence, report_round
 from aggregator.config import AggregatorConfig
 from aggregator.evidence import Selector
-from aggregator.planning import FleetState, build_plan, choose_cohort
+from aggregator.planning import FleetState, build_plan, choose_cohort, cohort_draw
 from aggregator.presence import Presence
 from aggregator.publication import Publication
 from aggregator.receipts import Receipts, last_word
@@ -162,7 +162,7 @@ class Fleet:
         }
         digests = {name: content_digest(blob) for name, blob in blobs.items()}
         new_layers = {digests[name]: blob for name, blob in blobs.items()}
-        evidence = count_evidence(round_.plan, self._manifest, counted)
+        evidence = count_evidence(round_.plan, self._manifest, counted, self.reachable)
         runtimes = {name: runtime for name, runtime in self._presence.runtimes().items() if name in counted}
         was_measuring = round_.plan.training.num_epochs == 0
         if was_measuring:
@@ -274,13 +274,13 @@ class Fleet:
             self._gathering_since_s = now_s
         if len(ready) < settings.cohort_size and now_s - self._gathering_since_s < settings.gather_s:
             return []
-        self._gathering_since_s = None
-        plan = self.state.plan
+        self._gathering_since_s, plan = None, self.state.plan
+        draw = cohort_draw(plan.round_number, plan.swap_candidates)
         self._round = Round(
             plan,
             self._plan_digest,
             self._manifest,
-            cohort=choose_cohort(ready, settings.cohort_size, settings.seed, plan.epoch, plan.round_number),
+            cohort=choose_cohort(ready, settings.cohort_size, settings.seed, plan.epoch, draw),
             quorum=settings.quorum,
             window_bytes=settings.window_bytes,
             opened_s=now_s,

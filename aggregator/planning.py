@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from collections.abc import Set as AbstractSet
 from typing import Any
 
@@ -11,9 +12,9 @@ from aggregator.config import AggregatorConfig
 from aggregator.evidence import Decision, SelectorState
 from wire.manifest import ModelManifest
 from wire.messages import RoundPlan
-from wire.random import key_from_label, sample_without_replacement
+from wire.random import key_from_label
 
-__all__ = ["FleetState", "build_plan", "choose_cohort"]
+__all__ = ["FleetState", "build_plan", "choose_cohort", "cohort_draw"]
 
 
 class FleetState(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,16 +81,37 @@ def build_plan(
     )
 
 
-def choose_cohort(ready: AbstractSet[str], size: int, seed: int, epoch: int, round_number: int) -> tuple[str, ...]:
+def choose_cohort(ready: AbstractSet[str], size: int, seed: int, epoch: int, draw: int) -> tuple[str, ...]:
     """Return the devices that are asked in a round, in the order of their names.
+
+    Every device draws a number of its own, and the lowest are asked. So the same draw among devices of which a few have
+    come or gone asks almost the same.
 
     Args:
         ready: Who could be asked.
         size: The most that are.
-        seed: Decides, with the epoch and the round.
+        seed: Decides, with the epoch and the draw.
         epoch: The fleet's.
-        round_number: From 1.
+        draw: From ``cohort_draw``.
+
+    Example:
+        >>> choose_cohort({"attic", "cellar", "hall", "kitchen"}, 2, seed=0, epoch=0, draw=1)
+        ('hall', 'kitchen')
+        >>> choose_cohort({"attic", "cellar", "hall", "kitchen"}, 2, seed=0, epoch=0, draw=2)
+        ('cellar', 'kitchen')
     """
-    names = sorted(ready)
-    key = key_from_label(f"cohort/{seed}/{epoch}/{round_number}")
-    return tuple(sorted(names[index] for index in sample_without_replacement(key, len(names), min(size, len(names)))))
+    drawn = sorted((key_from_label(f"cohort/{seed}/{epoch}/{draw}/{name}"), name) for name in ready)
+    return tuple(sorted(name for _, name in drawn[:size]))
+
+
+def cohort_draw(round_number: int, swap_candidates: Collection[str]) -> int:
+    """Return the draw of a round's cohort.
+
+    A test of swaps asks the devices of the round before again: only who has just trained holds layers to swap. A fleet
+    of which every round asked a tenth would otherwise have one tester in ten devices asked.
+
+    Args:
+        round_number: From 1.
+        swap_candidates: The round's; without any it draws anew.
+    """
+    return round_number - 1 if swap_candidates else round_number

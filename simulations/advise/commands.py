@@ -25,7 +25,7 @@ from simulations.demo.wording import printable
 from simulations.engines.model import SimulatedModel
 from simulations.study.conduct import Progress as StudyProgress
 from simulations.study.conduct import default_jobs
-from simulations.study.config import ScenarioChoice
+from simulations.study.config import DataChoice
 from simulations.study.material import make_model
 from simulations.study.remaining import in_words
 from simulations.study.store import ResultStore
@@ -68,7 +68,7 @@ def advise(
     _prepare(output, replaces=force)
     sys.path.insert(0, str(Path.cwd()))  # a user's own model lies where they are
     with console.status("Looking at the model and the data"):
-        made = make_model(ScenarioChoice(name="trial", model=model), 0)
+        made = make_model(DataChoice(name="trial", model=model), 0)
         devices = read_devices(source, model, made)
     for note in devices.notes:
         console.print(f"Note: {printable(note)}", markup=False, highlight=False)

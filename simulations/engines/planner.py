@@ -145,11 +145,11 @@ def _trial(engine: Engine, chunk_size: int, batch_size: int, rule: StepRule) -> 
     rows = {layer: torch.from_numpy(values) for layer, values in model.initial_values().items()}
     params = install(model, rows, chunk_size)
     shape = (TRIAL_STEPS, chunk_size, batch_size)
-    rows = torch.arange(math.prod(shape)).view(shape)
-    inputs = torch.rand(rows.numel(), *model.input_shape, generator=torch.Generator().manual_seed(0))
+    examples = torch.arange(math.prod(shape))
+    inputs = torch.rand(len(examples), *model.input_shape, generator=torch.Generator().manual_seed(0))
     nothing = np.zeros(0, dtype=np.int64)
-    split = ResidentSplit(inputs, torch.zeros_like(rows.flatten()), nothing, nothing)
-    batches = Batches(split, rows, torch.full(shape, 1 / batch_size), (chunk_size,) * TRIAL_STEPS)
+    split = ResidentSplit(inputs, torch.zeros_like(examples), nothing, nothing)
+    batches = Batches(split, examples.view(shape), torch.full(shape, 1 / batch_size), (chunk_size,) * TRIAL_STEPS)
     seconds = []
     for _ in range(3):
         begin = time.process_time()

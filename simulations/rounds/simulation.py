@@ -14,11 +14,12 @@ import numpy as np
 
 from aggregator.config import RoundSettings
 from aggregator.evidence import Decision, Evidence, measure_conflicts
-from aggregator.planning import choose_cohort
+from aggregator.planning import choose_cohort, cohort_draw
 from aggregator.selection import make_selector
 from simulations.engines.model import SimulatedModel
 from simulations.engines.population import Population
 from simulations.rounds.job import Adaptation, EvidenceOrder, Measured, MeasureJob, Trained, TrainJob
+from simulations.rounds.lying import Lie, choose_liars, tell
 from simulations.rounds.method import Method, check_fit, phases
 from simulations.rounds.worker import FLEET_EPOCH
 from simulations.rounds.workers import Workers
@@ -66,7 +67,8 @@ class Simulation:
         training: As of a deployed fleet.
         workers: Train the clients.
         watches_conflict: Whether conflict is measured though the method does not need it.
-        choose: Round -> the numbers of the clients that train in it; None draws them as an aggregator does.
+        choose: Draw -> the numbers of the clients that train; None draws them as an aggregator does.
+        lies: What the liars among the clients say of their gains; None: all are honest.
 
     Raises:
         ConfigError: If the cohort is larger than the fleet, or the method does not fit the model.
@@ -83,6 +85,7 @@ class Simulation:
         *,
         watches_conflict: bool = False,
         choose: Callable[[int], Sequence[int]] | None = None,
+        lies: Lie | None = None,
     ) -> None:
         """Begin with the model's values, before round 1."""
         if rounds.cohort_size > population.num_clients:
@@ -102,6 +105,8 @@ class Simulation:
         self._workers = workers
         self._watches_conflict = watches_conflict
         self._choose = choose or self._draw
+        self._lies = lies
+        self._liars = choose_liars(population.num_clients, rounds.seed) if lies else frozenset()
         self._numbers = {name: number for number, name in enumerate(population.names)}
         self._cohort_before: frozenset[int] = frozenset()
         self._selector = make_selector(method.selector, method.options, rounds.num_rounds)
@@ -166,7 +171,7 @@ class Simulation:
 
     def _job(self, decision: Decision) -> TrainJob:
         settings, method = self._rounds, self._method
-        clients = tuple(self._choose(self.round_number))
+        clients = tuple(self._choose(cohort_draw(self.round_number, decision.swap_candidates)))
         counts = self._population.train.counts[list(clients)]
         kept = (*decision.personal_layers, *method.local.adaptive)
         return TrainJob(
@@ -193,10 +198,10 @@ class Simulation:
         share, batch_size = local.adaptive_share, self._training.batch_size
         return Adaptation(local.adaptive, local.adaptive_rate, share, settings.seed, self.round_number, batch_size)
 
-    def _draw(self, round_number: int) -> tuple[int, ...]:
+    def _draw(self, draw: int) -> tuple[int, ...]:
         """Return the cohort that an aggregator with the same seed and devices of the same names would ask."""
         names, settings = frozenset(self._population.names), self._rounds
-        cohort = choose_cohort(names, settings.cohort_size, settings.seed, FLEET_EPOCH, round_number)
+        cohort = choose_cohort(names, settings.cohort_size, settings.seed, FLEET_EPOCH, draw)
         return tuple(self._numbers[name] for name in cohort)
 
     def _evidence_order(self) -> EvidenceOrder | None:
@@ -213,9 +218,13 @@ class Simulation:
             num_params=self._model.layer_sizes,
             sketches={layer: rows[order] for layer, rows in trained.sketches.items()},
             norms={layer: norms[order] for layer, norms in trained.norms.items()},
-            swap_gains={layer: _in_order(gains) for layer, gains in trained.gains.items()},
+            swap_gains={layer: self._told(gains) for layer, gains in trained.gains.items()},
+            participation=len(trained.clients) / self._population.num_clients,
         )
 
-
-def _in_order(gains: Mapping[int, float]) -> np.ndarray:
-    return np.array([gains[client] for client in sorted(gains)])
+    def _told(self, gains: Mapping[int, float]) -> np.ndarray:
+        """Return what the clients say that they gain, in the order of their names."""
+        found = sorted(gains.items())
+        if self._lies is None:
+            return np.array([gain for _, gain in found])
+        return np.array([tell(self._lies, gain) if client in self._liars else gain for client, gain in found])

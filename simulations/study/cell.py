@@ -8,7 +8,8 @@ from typing import Any
 
 import msgspec
 
-from simulations.study.config import ScenarioChoice, TrainingRule
+from simulations.rounds.lying import Lie
+from simulations.study.config import DataChoice, TrainingRule
 
 __all__ = ["RESULT_FORMAT", "Cell", "PlannedCell", "cell_digest", "setting_of"]
 
@@ -31,9 +32,10 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
         sketch_width: Most values of one layer's sketch.
         training: How clients train otherwise.
         records_conflict: Whether conflict is measured though the method does not look at it.
+        lies: What the liars among the clients say; None: there are none.
     """
 
-    scenario: ScenarioChoice
+    scenario: DataChoice
     fingerprint: str
     method: str
     options: dict[str, Any]
@@ -44,6 +46,7 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     sketch_width: int
     training: TrainingRule
     records_conflict: bool
+    lies: Lie | None = None
 
 
 class PlannedCell(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,15 +73,17 @@ def cell_digest(cell: Cell) -> str:
     Where the data lies does not, what lies there does; nor does the engine, nor what a study calls its parts.
 
     Example:
-        >>> cell = Cell(scenario=ScenarioChoice(name="digits-iid"), fingerprint="", method="fedavg", options={}, seed=0,
+        >>> cell = Cell(scenario=DataChoice(name="digits-iid"), fingerprint="", method="fedavg", options={}, seed=0,
         ...     learning_rate=0.1, num_rounds=2, cohort_size=None, sketch_width=64, training=TrainingRule(),
         ...     records_conflict=False)
-        >>> moved = msgspec.structs.replace(cell, scenario=ScenarioChoice(name="digits-iid", folder="elsewhere"))
+        >>> moved = msgspec.structs.replace(cell, scenario=DataChoice(name="digits-iid", folder="elsewhere"))
         >>> cell_digest(cell) == cell_digest(moved), len(cell_digest(cell))
         (True, 64)
     """
     tree = {"format": RESULT_FORMAT, **msgspec.to_builtins(cell)}
     tree["scenario"].pop("folder")
+    if cell.lies is None:  # cells had their names before there were liars
+        tree.pop("lies")
     return hashlib.sha256(msgspec.json.encode(tree, order="deterministic")).hexdigest()
 
 

@@ -10,9 +10,11 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from simulations.rounds.lying import Lie
 from wire.errors import ConfigError
 
 __all__ = [
+    "DataChoice",
     "MethodChoice",
     "RecordChoice",
     "RoundChoice",
@@ -28,10 +30,11 @@ __all__ = [
 Positive = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 Seed = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Rate = Annotated[float, Meta(gt=0, le=1e9)]
+LearningRates = Annotated[tuple[Rate, ...], Meta(min_length=1)]
 Name = Annotated[str, Meta(min_length=1, max_length=120)]
 
 
-class ScenarioChoice(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class DataChoice(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Whose data it is.
 
     Args:
@@ -50,6 +53,27 @@ class ScenarioChoice(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     num_clients: Positive | None = None
     examples_per_client: Positive | None = None
     validation_examples: Positive | None = None
+
+
+class ScenarioChoice(DataChoice, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Whose data it is, and what holds on it instead of what the study says.
+
+    Args:
+        label: What reports call it; by default its name.
+        learning_rates: From which the best is chosen here; absent: the study's.
+        cohort_size: Clients that train in a round here; absent: the study's.
+        lies: What one client in five says of its swap tests (``simulations.rounds.lying``); absent: all are honest.
+    """
+
+    label: str = ""
+    learning_rates: LearningRates | None = None
+    cohort_size: Positive | None = None
+    lies: Lie | None = None
+
+    @property
+    def data(self) -> DataChoice:
+        """The data alone."""
+        return DataChoice(**{name: getattr(self, name) for name in DataChoice.__struct_fields__})
 
 
 class MethodChoice(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -104,7 +128,7 @@ class TrainingChoice(TrainingRule, frozen=True, forbid_unknown_fields=True, kw_o
         learning_rates: From which the best is chosen on validation data, for each method, scenario and seed.
     """
 
-    learning_rates: Annotated[tuple[Rate, ...], Meta(min_length=1)] = (0.01, 0.02, 0.05)
+    learning_rates: LearningRates = (0.01, 0.02, 0.05)
 
     @property
     def rule(self) -> TrainingRule:
@@ -149,7 +173,8 @@ class StudyConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
     def __post_init__(self) -> None:
         """Refuse what would count twice."""
-        for what, values in (("seed", self.seeds), ("learning rate", self.training.learning_rates)):
+        of_scenarios = [("learning rate", it.learning_rates or ()) for it in self.scenario_choices]
+        for what, values in (("seed", self.seeds), ("learning rate", self.training.learning_rates), *of_scenarios):
             twice = [value for place, value in enumerate(values) if value in values[:place]]
             if twice:
                 raise ValueError(f"{what} {twice[0]} is there twice")

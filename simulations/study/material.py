@@ -16,7 +16,7 @@ from simulations.data.federation import Federation
 from simulations.data.scenarios import SCENARIOS, make_scenario
 from simulations.engines.model import SimulatedModel, simulate_model
 from simulations.models import load_simulation_model
-from simulations.study.config import ScenarioChoice
+from simulations.study.config import DataChoice
 from wire.errors import ConfigError, DataError
 from wire.manifest import ModelManifest
 
@@ -24,7 +24,7 @@ __all__ = ["fingerprint_of", "make_federation", "make_model"]
 
 
 @lru_cache(maxsize=2)
-def make_federation(scenario: ScenarioChoice, seed: int) -> Federation:
+def make_federation(scenario: DataChoice, seed: int) -> Federation:
     """Return the clients' data, checked; the last two are kept, because a study's cells come scenario by scenario.
 
     Raises:
@@ -51,7 +51,7 @@ def make_federation(scenario: ScenarioChoice, seed: int) -> Federation:
     return _read_clients(scenario.name, scenario.model, folder)
 
 
-def make_model(scenario: ScenarioChoice, seed: int) -> SimulatedModel:
+def make_model(scenario: DataChoice, seed: int) -> SimulatedModel:
     """Return the scenario's model, its initial values drawn by the seed; torch's own generator is left as it was.
 
     Raises:
@@ -69,7 +69,7 @@ def make_model(scenario: ScenarioChoice, seed: int) -> SimulatedModel:
     return simulate_model(_load(name, seed))
 
 
-def fingerprint_of(scenario: ScenarioChoice) -> str:
+def fingerprint_of(scenario: DataChoice) -> str:
     """Return a digest of what a name and a seed do not decide: the files in the folder, and the user's own model.
 
     Files of a user's own clients count with all their bytes; those of a benchmark with their names and sizes.

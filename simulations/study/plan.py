@@ -66,24 +66,25 @@ def plan_studies(studies: Sequence[tuple[str, StudyConfig]]) -> StudyPlan:
 
 
 def _scenario_cells(study: StudyConfig, scenario: ScenarioChoice, suffix: str) -> list[PlannedCell]:
-    model = make_model(scenario, seed=0)
-    federation = make_federation(scenario, study.seeds[0])
-    cohort = study.rounds.cohort_size
+    data, called = scenario.data, scenario.label or scenario.name
+    federation = make_federation(data, study.seeds[0])
+    cohort = scenario.cohort_size or study.rounds.cohort_size
     if cohort is not None and cohort > len(federation.clients):
         raise ConfigError(
-            f"{scenario.name}: a cohort of {cohort} cannot come from {len(federation.clients)} clients; "
+            f"{called}: a cohort of {cohort} cannot come from {len(federation.clients)} clients; "
             "lower rounds.cohort_size, or leave it out to ask all"
         )
+    model = make_model(data, seed=0)
     methods = expand_masks(study.method_choices, list(model.layer_sizes))
     for method in methods:
         choose_method(method.name, method.options, model, study.rounds.num_rounds)
-    fingerprint = fingerprint_of(scenario)
+    fingerprint = fingerprint_of(data)
     planned = []
     for seed in study.seeds:
         for method in methods:
-            for learning_rate in study.training.learning_rates:
+            for learning_rate in scenario.learning_rates or study.training.learning_rates:
                 cell = Cell(
-                    scenario=scenario,
+                    scenario=data,
                     fingerprint=fingerprint,
                     method=method.name,
                     options=method.options,
@@ -94,11 +95,12 @@ def _scenario_cells(study: StudyConfig, scenario: ScenarioChoice, suffix: str) -
                     sketch_width=study.rounds.sketch_width,
                     training=study.training.rule,
                     records_conflict=study.record.conflict,
+                    lies=scenario.lies,
                 )
                 planned.append(
                     PlannedCell(
                         digest=cell_digest(cell),
-                        scenario=scenario.name + suffix,
+                        scenario=called + suffix,
                         method=method_label(method),
                         engine=study.engine,
                         cell=cell,

@@ -141,6 +141,7 @@ class _Run:
             _training(cell),
             workers,
             watches_conflict=cell.records_conflict,
+            lies=cell.lies,
         )
         for number in range(1, cell.num_rounds + 1):
             try:

@@ -12,7 +12,7 @@ from simulations.advise.trial import TrialSettings, run_trial
 from simulations.data.federation import Federation
 from simulations.data.scenarios import make_scenario
 from simulations.engines.model import SimulatedModel
-from simulations.study.config import ScenarioChoice
+from simulations.study.config import DataChoice
 from simulations.study.material import make_model
 from simulations.study.store import ResultStore
 from wire.errors import FleetError
@@ -22,7 +22,7 @@ NAMES = ("../attic", "cellar/north", "kitchen", "zoo é")
 
 @pytest.fixture(scope="module")
 def model() -> SimulatedModel:
-    return make_model(ScenarioChoice(name="trial", model="digits-mlp"), 0)
+    return make_model(DataChoice(name="trial", model="digits-mlp"), 0)
 
 
 @pytest.fixture(scope="module")

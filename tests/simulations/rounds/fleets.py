@@ -17,6 +17,7 @@ from simulations.engines.planner import make_engine
 from simulations.engines.population import gather_population
 from simulations.loopback.numpy_program import NumpyProgram, initial_values, perceptron_manifest
 from simulations.rounds.keeping import RowFolder
+from simulations.rounds.lying import Lie
 from simulations.rounds.method import Method
 from simulations.rounds.methods import make_method
 from simulations.rounds.simulation import RoundRecord, Simulation
@@ -101,6 +102,7 @@ def run(
     chunk_size: int = 4,
     training: TrainingSettings = TRAINING,
     watches_conflict: bool = False,
+    lies: Lie | None = None,
     num_done: int | None = None,
     **rounds: Any,
 ) -> Run:
@@ -113,7 +115,9 @@ def run(
     kept = RowFolder(folder, len(clients), model.layer_sizes)
     settings = RoundSettings(**{"num_rounds": num_rounds, "cohort_size": len(clients), "sketch_width": 32, **rounds})
     workers = InProcess(Worker(make_engine(engine, model), population, kept, chunk_size))
-    simulation = Simulation(model, population, method, settings, training, workers, watches_conflict=watches_conflict)
+    simulation = Simulation(
+        model, population, method, settings, training, workers, watches_conflict=watches_conflict, lies=lies
+    )
     made = Run(simulation, [], kept, population.names)
     made.go_on(num_rounds if num_done is None else num_done)
     return made

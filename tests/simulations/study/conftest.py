@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from simulations.study.cell import Cell, PlannedCell, cell_digest
-from simulations.study.config import ScenarioChoice, TrainingRule
+from simulations.study.config import DataChoice, TrainingRule
 from simulations.study.outcome import CellOutcome, ClientOutcome, RoundOutcome
 
 MakeCell = Callable[..., PlannedCell]
@@ -43,7 +43,7 @@ def make_cell() -> MakeCell:
         method: str = "fedavg", *, scenario: str = "digits-iid", seed: int = 0, rate: float = 0.1, num_rounds: int = 4
     ) -> PlannedCell:
         cell = Cell(
-            scenario=ScenarioChoice(name=scenario),
+            scenario=DataChoice(name=scenario),
             fingerprint="",
             method=method,
             options={},

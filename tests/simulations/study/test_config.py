@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simulations.study.cell import Cell, cell_digest, setting_of
-from simulations.study.config import ScenarioChoice, TrainingRule, load_study
+from simulations.study.config import DataChoice, TrainingRule, load_study
 from simulations.study.plan import plan_studies, plan_study
 from simulations.study.sweep import parse_grid, sweep_studies
 from wire.errors import ConfigError
 
 CELL = Cell(
-    scenario=ScenarioChoice(name="digits-iid"),
+    scenario=DataChoice(name="digits-iid"),
     fingerprint="",
     method="fedavg",
     options={},
@@ -27,7 +27,7 @@ CELL = Cell(
     records_conflict=False,
 )
 CHANGES = {
-    "scenario": ScenarioChoice(name="digits-rotations"),
+    "scenario": DataChoice(name="digits-rotations"),
     "fingerprint": "f",
     "method": "local",
     "options": {"pinned": ["head"]},
@@ -38,6 +38,7 @@ CHANGES = {
     "sketch_width": 32,
     "training": TrainingRule(momentum=0.0),
     "records_conflict": True,
+    "lies": "reversed",
 }
 
 
@@ -47,7 +48,7 @@ def test_whatever_decides_a_result_changes_the_digest(field: str) -> None:
 
 
 def test_where_the_data_lies_does_not_change_the_digest() -> None:
-    moved = msgspec.structs.replace(CELL, scenario=ScenarioChoice(name="digits-iid", folder="/elsewhere"))
+    moved = msgspec.structs.replace(CELL, scenario=DataChoice(name="digits-iid", folder="/elsewhere"))
     assert cell_digest(moved) == cell_digest(CELL)
 
 
@@ -141,3 +142,31 @@ def test_a_sweep_runs_every_combination(quick: Path) -> None:
 def test_a_sweep_of_a_method_that_is_not_there_is_refused(quick: Path) -> None:
     with pytest.raises(ConfigError, match="the study has no method 'fedper'"):
         sweep_studies({"methods": ["local"]}, quick, [parse_grid("methods.fedper.num_personal=1")])
+
+
+def test_a_scenario_may_have_rates_a_cohort_and_liars_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "study.toml"
+    path.write_text("""\
+scenarios = [
+  { name = "digits-iid", label = "honest" },
+  { name = "digits-iid", label = "lied to", lies = "inflated", cohort_size = 5, learning_rates = [0.2, 0.4] },
+]
+methods = ["fedlag-swap"]
+seeds = [0]
+[rounds]
+num_rounds = 3
+[training]
+learning_rates = [0.1]
+""")
+    found = [
+        (it.scenario, it.cell.lies, it.cell.cohort_size, it.cell.learning_rate)
+        for it in plan_study(load_study(path)).cells
+    ]
+    assert found == [("honest", None, None, 0.1), ("lied to", "inflated", 5, 0.2), ("lied to", "inflated", 5, 0.4)]
+
+
+def test_a_rate_that_a_scenario_names_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "study.toml"
+    path.write_text('scenarios = [{ name = "digits-iid", learning_rates = [0.2, 0.2] }]\nmethods = ["fedavg"]\n')
+    with pytest.raises(ConfigError, match=r"learning rate 0\.2 is there twice"):
+        load_study(path)
