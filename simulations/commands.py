@@ -72,11 +72,11 @@ def sweep(
 @app.command()
 def evidence(
     profile: Annotated[
-        Profile, typer.Option(help="cpu: an hour or two on two cores; full: every method, days.")
+        Profile, typer.Option(help="cpu, families, hard, deep: up to two hours each on two cores; full: days.")
     ] = "cpu",
     output: Output = Path("evidence-results"),
     page: Annotated[
-        Path | None, typer.Option(help="Renew the tables of this page, and evidence.json beside it; absent: neither.")
+        Path | None, typer.Option(help="Renew the tables of this page, and the .json beside it; absent: neither.")
     ] = None,
     jobs: Jobs = 0,
     form: Form = "table",

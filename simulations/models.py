@@ -43,6 +43,7 @@ MODELS: dict[str, Callable[[], TrainableModel]] = {
     "resnet9-gn-tiny": partial(_images, ResNet9, 3, 64, 200),
     "resnet20-gn": partial(_images, ResNet20, 3, 32, 10),
     "resnet20-gn-cifar100": partial(_images, ResNet20, 3, 32, 100),
+    "resnet20-gn-14": partial(_images, ResNet20, 1, 14, 10),
     "resnet20-gn-gray": partial(_images, ResNet20, 1, 28, 10),
 }
 

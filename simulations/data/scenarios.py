@@ -71,6 +71,14 @@ _ALL = (
     pooled(
         "fashion-own-labels", "clothes, each client with its own names for the classes", FASHION_14, iid, own_labels
     ),
+    pooled(
+        "fashion-own-labels-deep",
+        "the same with a residual network of twenty layers",
+        FASHION_14,
+        iid,
+        own_labels,
+        model="resnet20-gn-14",
+    ),
     pooled("fashion-label-groups", "clothes, four groups with their own names", FASHION_14, iid, group_labels),
     pooled("fashion-rotations", "clothes, four groups with turned cameras", FASHION_14, iid, group_turns),
     pooled(

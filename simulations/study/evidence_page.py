@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from simulations.demo.results import Estimate
+from simulations.study.choice import MASK
 from simulations.study.evidence import Evidence, load_evidence, to_json
 from simulations.study.summary import MethodSummary, ScenarioSummary
 from wire.errors import StoreError
@@ -36,12 +37,12 @@ def evidence_page(page: str, evidence: Evidence) -> str:
 
 
 def write_evidence(page: Path, evidence: Evidence) -> None:
-    """Renew the page's tables, and write ``evidence.json`` beside it.
+    """Renew the page's tables, and write the evidence beside it: ``cpu.json`` beside ``cpu.md``.
 
     Raises:
         StoreError: If the page cannot be read or written, or has no place for tables.
     """
-    data = page.with_name("evidence.json")
+    data = page.with_suffix(".json")
     try:
         text = page.read_text()
         evidence_page(text, evidence)  # refuses before anything is written
@@ -81,7 +82,8 @@ def _overview(scenarios: Sequence[ScenarioSummary]) -> Iterator[str]:
     """Yield one row a method: what it costs not to know the best fixed choice, on average and at worst."""
     yield "| method | mean accuracy | mean regret | worst regret | where | harmed | bytes |"
     yield "|---|---|---|---|---|---|---|"
-    for name in dict.fromkeys(row.method for scenario in scenarios for row in scenario.methods):
+    everywhere = set.intersection(*({row.method for row in scenario.methods} for scenario in scenarios))
+    for name in [row.method for row in scenarios[0].methods if row.method in everywhere and not _is_mask(row.method)]:
         rows = [(it.scenario, row) for it in scenarios for row in it.methods if row.method == name]
         accuracies = [row.accuracy.mean for _, row in rows if row.accuracy]
         regrets = [(row.regret_to_fixed.mean, scenario) for scenario, row in rows if row.regret_to_fixed]
@@ -104,14 +106,21 @@ def _scenario(scenario: ScenarioSummary) -> Iterator[str]:
     yield "| method | accuracy | to `fedavg` | worst decile | harmed | bytes | regret | learning rates |"
     yield "|---|---|---|---|---|---|---|---|"
     for row in scenario.methods:
-        yield f"| {' | '.join(_cells(row, row.method == scenario.best_fixed))} |"
+        is_best_fixed = row.method == scenario.best_fixed
+        if is_best_fixed or not _is_mask(row.method):
+            yield f"| {' | '.join(_cells(row, is_best_fixed))} |"
     if scenario.oracle:
         yield ""
-        yield f"The best of all fixed choices is `{scenario.oracle}`, picked on test data."
+        yield f"All choices of layers ran; the best of them is `{scenario.oracle}`, picked on test data."
     for note in scenario.notes:
         if "learning rate" not in note:  # the last column shows them
             yield ""
             yield f"Note: {note}."
+
+
+def _is_mask(method: str) -> bool:
+    """Say whether it is one of all choices of layers, of which only the best has a row."""
+    return method.startswith(MASK)
 
 
 def _cells(row: MethodSummary, is_best_fixed: bool) -> list[str]:

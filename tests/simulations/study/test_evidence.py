@@ -13,7 +13,8 @@ from simulations.study.running import run_cell
 from tests.house.conftest import ROOT
 from wire.errors import DataError, StoreError
 
-PAGE, DATA = ROOT / "docs" / "evidence.md", ROOT / "docs" / "evidence.json"
+PAGES = (ROOT / "docs" / "evidence.md", *sorted((ROOT / "docs" / "evidence").glob("*.md")))
+PAGE, DATA = PAGES[0], PAGES[0].with_suffix(".json")
 AGAIN = [("letter-own-labels", "fedlag-swap"), ("watch-natural", "local")]
 NOISE = 0.03
 """In float32 the order of sums differs between machines and chunks, and a tie may fall the other way."""
@@ -24,13 +25,16 @@ def evidence() -> Evidence:
     return load_evidence(DATA)
 
 
-def test_page_shows_what_is_committed(evidence: Evidence) -> None:
-    text = PAGE.read_text()
-    assert evidence_page(text, evidence) == text
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_page_shows_what_is_committed(page: Path) -> None:
+    text = page.read_text()
+    assert evidence_page(text, load_evidence(page.with_suffix(".json"))) == text
 
 
-def test_committed_evidence_reads_back_as_it_was_written(evidence: Evidence) -> None:
-    assert to_json(evidence) == DATA.read_bytes()
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_committed_evidence_reads_back_as_it_was_written(page: Path) -> None:
+    data = page.with_suffix(".json")
+    assert to_json(load_evidence(data)) == data.read_bytes()
 
 
 def test_every_method_has_every_seed_on_every_scenario(evidence: Evidence) -> None:
