@@ -99,6 +99,21 @@ class WeightedSum:
                 np.multiply(row, share, term, dtype=np.float64)
                 np.add(total, term, total)
 
+    def add_sum(self, values: Float64[np.ndarray, " params"], share: float) -> None:
+        """Add several devices whose rows were summed up elsewhere, for example on a GPU.
+
+        Args:
+            values: The sum of ``share * row`` over them, shape ``(params,)``, float64.
+            share: The sum of their shares.
+
+        Raises:
+            FleetError: If the sum has another shape.
+        """
+        if values.shape != self._total.shape:
+            raise FleetError(f"cannot average: a sum has the shape {values.shape}, not {self._total.shape}")
+        self._total += values
+        self._share += share
+
     def __iadd__(self, other: WeightedSum) -> WeightedSum:  # noqa: PYI034 - beartype knows Self in checked classes alone
         """Add what another one has added, and leave that one as it is.
 

@@ -20,6 +20,7 @@ import torch
 from aggregator.config import RoundSettings
 from export.models import TrainableModel
 from simulations.bench.workloads import WORKLOADS, Workload, cohort, make_clients, make_module
+from simulations.engines.cuda import GraphEngine
 from simulations.engines.engine import StepRule
 from simulations.engines.model import simulate_model
 from simulations.engines.population import Population, ResidentSplit
@@ -138,7 +139,7 @@ def run(order: Order, clock: Callable[[], float] = time.perf_counter) -> Run:
     return Run(
         workload=order.workload,
         engine=order.engine,
-        device="cpu",
+        device=torch.cuda.get_device_name() if chosen.engine == GraphEngine.name else "cpu",
         plan=str(chosen),
         num_clients=workload.num_clients,
         steps_per_s=workload.num_client_steps * order.num_rounds / wall_s,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -40,6 +41,12 @@ class Batches:
     def num_clients(self) -> int:
         """How many clients there are."""
         return self.rows.shape[1]
+
+    @cached_property
+    def num_steps(self) -> torch.Tensor:
+        """In how many steps each client takes part, shape ``(clients,)``, of the weights' type."""
+        steps = (torch.tensor(self.active) > torch.arange(self.num_clients).unsqueeze(1)).sum(1)
+        return steps.to(self.weights)
 
     def of_step(self, step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return what the clients that take part in a step see in it.
@@ -92,8 +99,8 @@ def gather_batches(
     weights = np.where(is_there, np.tile(np.repeat(1 / np.maximum(left, 1), batch_size, axis=1), (1, len(labels))), 0)
     return Batches(
         split,
-        torch.from_numpy(rows).view(shape).transpose(0, 1).contiguous(),
-        torch.from_numpy(weights).view(shape).transpose(0, 1).to(split.inputs.dtype).contiguous(),
+        torch.from_numpy(rows).view(shape).transpose(0, 1).contiguous().to(split.inputs.device),
+        torch.from_numpy(weights).view(shape).transpose(0, 1).contiguous().to(split.inputs),
         tuple(int((steps > step).sum()) for step in range(int(steps[0]))) * len(labels),
     )
 

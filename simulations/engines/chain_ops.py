@@ -14,7 +14,19 @@ import torch
 
 from simulations.engines.model import Stack
 
-__all__ = ["Convolution", "Flatten", "GroupNorm", "Linear", "MaxPool", "Operation", "Relu", "Sink", "Tanh"]
+__all__ = [
+    "Convolution",
+    "Flatten",
+    "GroupNorm",
+    "Linear",
+    "MaxPool",
+    "Operation",
+    "Relu",
+    "Sink",
+    "Tanh",
+    "as_matrix",
+    "as_weight",
+]
 
 aten = torch.ops.aten
 CHANNELS_LAST = torch.channels_last
@@ -229,6 +241,17 @@ class Flatten(_NoParameters):
         batch, clients, *shape = saved
         together = gradient.view(clients, batch, *shape).transpose(0, 1).flatten(1, 2)
         return together.contiguous(memory_format=CHANNELS_LAST)
+
+
+def as_matrix(weight: torch.Tensor) -> torch.Tensor:
+    """Return ``(clients, outputs, inputs)``; of a kernel the channels come last: a view if they do in memory, too."""
+    return weight.permute(0, 1, *range(3, weight.dim()), 2).flatten(2)
+
+
+def as_weight(matrices: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+    """Return what ``as_matrix`` was made of: a view, with a kernel's channels last in memory."""
+    clients, outputs, inputs, *kernel = shape
+    return matrices.view(clients, outputs, *kernel, inputs).permute(0, 1, -1, *range(2, 2 + len(kernel)))
 
 
 def _kernel(weight: torch.Tensor) -> torch.Tensor:

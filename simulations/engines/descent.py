@@ -28,13 +28,11 @@ def descend(
     params = {name: values.clone() for name, values in params.items()}
     velocity: Stack = {}
     losses = batches.weights.new_zeros(batches.num_clients)
-    num_steps = torch.zeros_like(losses)
     for step, active in enumerate(batches.active):
         now = take_clients(params, slice(active))
         x, y, weights = batches.of_step(step)
         loss, gradients = engine.gradients(now, x, y, weights, rule.trained)
         losses[:active] += loss
-        num_steps[:active] += 1
         if rule.proximal and anchor is not None:
             for name, gradient in gradients.items():
                 gradient.add_(now[name] - anchor[name][:active], alpha=rule.proximal)
@@ -49,7 +47,7 @@ def descend(
                 else:
                     move = before[:active].mul_(rule.momentum).add_(gradient)
             now[name].sub_(move, alpha=rule.learning_rate)
-    return params, losses / num_steps
+    return params, losses / batches.num_steps
 
 
 def _clip(gradients: Stack, max_norm: float) -> None:

@@ -14,7 +14,9 @@ import torch
 from simulations.engines.batches import Batches
 from simulations.engines.model import SimulatedModel, Stack
 
-__all__ = ["Engine", "StepRule"]
+__all__ = ["CPU", "Engine", "StepRule"]
+
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,8 @@ class Engine(Protocol):
 
     name: str
     model: SimulatedModel
+    device: torch.device
+    """Where its tensors must lie."""
 
     def train(
         self, params: Stack, batches: Batches, rule: StepRule, anchor: Stack | None = None

@@ -1,7 +1,8 @@
 """Which engine, how many clients at once, and on how many processes: guessed from the model, confirmed by a second's trial.
 
 What wins depends on the model. A chain is best stacked, in chunks that fit the processor's cache; ``vmap`` and the serial
-loop share the rest between them. Several processes are worth their start only where a round takes long.
+loop share the rest between them. Several processes are worth their start only where a round takes long. A GPU trains as
+many clients at once as its memory holds, and is chosen where it is faster than all cores together.
 """
 
 from __future__ import annotations
@@ -17,23 +18,31 @@ import torch
 
 from simulations.engines.batches import Batches
 from simulations.engines.chain import NotAChainError
-from simulations.engines.engine import Engine, StepRule
+from simulations.engines.cuda import GraphEngine, cuda_engine
+from simulations.engines.engine import CPU, Engine, StepRule
 from simulations.engines.model import SimulatedModel, install
 from simulations.engines.population import ResidentSplit
+from simulations.engines.products import ProductEngine
 from simulations.engines.serial import SerialEngine
 from simulations.engines.stacked import StackedEngine
 from simulations.engines.vmapped import VmapEngine
 from wire.errors import ConfigError
 
-__all__ = ["ENGINES", "Plan", "make_engine", "num_cores", "one_thread_plan", "plan"]
+__all__ = ["CPU_ENGINES", "ENGINES", "Plan", "make_engine", "num_cores", "one_thread_plan", "plan"]
 
-ENGINES: dict[str, Callable[[SimulatedModel], Engine]] = {
+CPU_ENGINES: dict[str, Callable[[SimulatedModel], Engine]] = {
     "serial": SerialEngine,
     "stacked": StackedEngine,
+    "products": ProductEngine,
     "vmap": VmapEngine,
 }
+ENGINES = CPU_ENGINES | {GraphEngine.name: cuda_engine}
 CHUNK_SIZES = (2, 4, 10, 20, 50)
 TRIAL_STEPS = 2
+NUM_TRIALS = 3
+CLIENTS_OF_GPU_TRIAL = 10
+SHARE_OF_GPU_MEMORY = 0.4
+"""An epoch as it was captured, and one that is trained step by step, may be there side by side."""
 TRIAL_S = 1.0
 WORTH_PROCESSES_S = 0.25
 WORTH_CHANGING = 0.95
@@ -93,6 +102,10 @@ def plan(model: SimulatedModel, cohort_size: int, num_steps: int, batch_size: in
         rule: Of the steps.
     """
     best = one_thread_plan(model, cohort_size, batch_size, rule)
+    if torch.cuda.is_available():
+        on_gpu = _gpu_plan(model, cohort_size, batch_size, rule)
+        if on_gpu.step_s < best.step_s / min(num_cores(), cohort_size):
+            return on_gpu
     is_long = best.step_s * cohort_size * num_steps > WORTH_PROCESSES_S
     return Plan(best.engine, best.chunk_size, min(num_cores(), cohort_size) if is_long else 1, best.step_s)
 
@@ -109,6 +122,8 @@ def one_thread_plan(
         rule: Of the steps.
         engine: Try only this one.
     """
+    if engine == GraphEngine.name:
+        return _gpu_plan(model, cohort_size, batch_size, rule)
     best: Plan | None = None
     begin = time.perf_counter()
     for name, chunk_size in _candidates(model, cohort_size, engine):
@@ -120,6 +135,19 @@ def one_thread_plan(
     if best is None:
         raise ConfigError("a cohort needs at least one client")
     return best
+
+
+def _gpu_plan(model: SimulatedModel, cohort_size: int, batch_size: int, rule: StepRule) -> Plan:
+    """Return how the GPU trains: with as many clients at once as a trial with a few says that it has memory for."""
+    engine = cuda_engine(model)
+    few = min(CLIENTS_OF_GPU_TRIAL, cohort_size)
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    _trial(engine, few, batch_size, rule)
+    bytes_per_client = (torch.cuda.max_memory_allocated() - before) / few
+    free_bytes, _ = torch.cuda.mem_get_info()
+    chunk_size = max(1, min(cohort_size, int(SHARE_OF_GPU_MEMORY * free_bytes / bytes_per_client)))
+    return Plan(engine.name, chunk_size, 1, _trial(engine, chunk_size, batch_size, rule))
 
 
 def _candidates(model: SimulatedModel, cohort_size: int, engine: str | None) -> Iterator[tuple[str, int]]:
@@ -140,19 +168,24 @@ def _candidates(model: SimulatedModel, cohort_size: int, engine: str | None) -> 
 
 
 def _trial(engine: Engine, chunk_size: int, batch_size: int, rule: StepRule) -> float:
-    """Return the processor seconds of one client's step, the best of three trials."""
+    """Return the seconds of one client's step, the best of three trials: the processor's, or a GPU's by the clock."""
     model = engine.model
     rows = {layer: torch.from_numpy(values) for layer, values in model.initial_values().items()}
-    params = install(model, rows, chunk_size)
+    params = {name: values.to(engine.device) for name, values in install(model, rows, chunk_size).items()}
     shape = (TRIAL_STEPS, chunk_size, batch_size)
     examples = torch.arange(math.prod(shape))
     inputs = torch.rand(len(examples), *model.input_shape, generator=torch.Generator().manual_seed(0))
     nothing = np.zeros(0, dtype=np.int64)
-    split = ResidentSplit(inputs, torch.zeros_like(examples), nothing, nothing)
-    batches = Batches(split, examples.view(shape), torch.full(shape, 1 / batch_size), (chunk_size,) * TRIAL_STEPS)
+    split = ResidentSplit(inputs, torch.zeros_like(examples), nothing, nothing).to(engine.device)
+    weights = torch.full(shape, 1 / batch_size, device=engine.device)
+    batches = Batches(split, examples.view(shape).to(engine.device), weights, (chunk_size,) * TRIAL_STEPS)
+    is_on_gpu = engine.device != CPU
+    clock = time.perf_counter if is_on_gpu else time.process_time
     seconds = []
-    for _ in range(3):
-        begin = time.process_time()
+    for _ in range(NUM_TRIALS + is_on_gpu):  # a GPU's second one is captured
+        begin = clock()
         engine.train(params, batches, rule, params)
-        seconds.append(time.process_time() - begin)
+        if is_on_gpu:
+            torch.cuda.synchronize()
+        seconds.append(clock() - begin)
     return min(seconds) / (chunk_size * TRIAL_STEPS)

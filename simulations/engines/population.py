@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +34,10 @@ class ResidentSplit:
     starts: np.ndarray
     counts: np.ndarray
 
+    def to(self, device: torch.device) -> ResidentSplit:
+        """Return the split with its examples on a device."""
+        return replace(self, inputs=self.inputs.to(device), targets=self.targets.to(device))
+
 
 @dataclass(frozen=True, eq=False)
 class Population:
@@ -55,6 +59,10 @@ class Population:
     def num_clients(self) -> int:
         """How many clients there are."""
         return len(self.names)
+
+    def to(self, device: torch.device) -> Population:
+        """Return the population with its examples on a device; on the processor that is itself."""
+        return Population(self.names, self.train.to(device), self.validation.to(device), self.test.to(device))
 
 
 def gather_population(clients: Mapping[str, Dataset]) -> Population:

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from simulations.engines.batches import Batches
 from simulations.engines.descent import descend
-from simulations.engines.engine import StepRule
+from simulations.engines.engine import CPU, StepRule
 from simulations.engines.model import SimulatedModel, Stack
 
 __all__ = ["SerialEngine"]
@@ -23,6 +23,7 @@ class SerialEngine:
     """
 
     name = "serial"
+    device = CPU
 
     def __init__(self, model: SimulatedModel) -> None:
         """Keep a module whose values are whose turn it is."""

@@ -9,9 +9,9 @@ import torch
 
 from simulations.engines.batches import Batches
 from simulations.engines.chain import chain_of, check_order
-from simulations.engines.chain_ops import Flatten
+from simulations.engines.chain_ops import Flatten, as_matrix, as_weight
 from simulations.engines.descent import descend
-from simulations.engines.engine import StepRule
+from simulations.engines.engine import CPU, StepRule
 from simulations.engines.model import SimulatedModel, Stack, take_clients
 
 __all__ = ["Collected", "Descended", "StackedEngine"]
@@ -35,7 +35,7 @@ class Collected:
 
     def take_product(self, name: str, left: torch.Tensor, right: torch.Tensor) -> None:
         """Keep the product."""
-        self.gradients[name] = torch.bmm(left, right)
+        self.gradients[name] = as_weight(torch.bmm(left, right), self.params[name].shape)
 
 
 @dataclass
@@ -55,7 +55,7 @@ class Descended:
 
     def take_product(self, name: str, left: torch.Tensor, right: torch.Tensor) -> None:
         """Step along a product."""
-        self.params[name].baddbmm_(left, right, alpha=-self.learning_rate)
+        as_matrix(self.params[name]).baddbmm_(left, right, alpha=-self.learning_rate)
 
 
 class StackedEngine:
@@ -69,6 +69,7 @@ class StackedEngine:
     """
 
     name = "stacked"
+    device = CPU
 
     def __init__(self, model: SimulatedModel) -> None:
         """Trace the model."""
@@ -88,7 +89,7 @@ class StackedEngine:
         for step, active in enumerate(batches.active):
             sink = Descended(take_clients(params, slice(active)), rule.learning_rate)
             losses[:active] += self._backward(sink, *batches.of_step(step))
-        return params, losses / _steps(batches)
+        return params, losses / batches.num_steps
 
     def gradients(
         self,
@@ -109,11 +110,17 @@ class StackedEngine:
         return self._forward(params, inputs)[0]
 
     def _forward(self, params: Stack, inputs: torch.Tensor) -> tuple[torch.Tensor, list[Any]]:
-        x, kept = inputs.flatten(2) if self._is_flat else _in_channels(inputs), []
+        x, kept = inputs.flatten(2) if self._is_flat else self._enter(inputs), []
         for operation in self._chain:
             x, saved = operation.forward(params, x)
             kept.append(saved)
         return x, kept
+
+    def _enter(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Return ``(clients, batch, channels, [height,] width)`` as ``(batch, clients * channels, height, width)``."""
+        if inputs.dim() == 4:  # noqa: PLR2004 - a signal: its height is 1
+            inputs = inputs.unsqueeze(3)
+        return inputs.transpose(0, 1).flatten(1, 2).contiguous(memory_format=torch.channels_last)
 
     @torch.no_grad()
     def _backward(
@@ -133,22 +140,9 @@ class StackedEngine:
         return -(chosen * weights).sum(1)
 
 
-def _in_channels(inputs: torch.Tensor) -> torch.Tensor:
-    """Return ``(clients, batch, channels, [height,] width)`` as ``(batch, clients * channels, height, width)``."""
-    if inputs.dim() == 4:  # noqa: PLR2004 - a signal: its height is 1
-        inputs = inputs.unsqueeze(3)
-    return inputs.transpose(0, 1).flatten(1, 2).contiguous(memory_format=torch.channels_last)
-
-
 def _channels_last(values: torch.Tensor) -> torch.Tensor:
     """Return a copy in which the channels of a convolution's kernel come last in memory."""
     if values.dim() < 4:  # noqa: PLR2004 - clients, outputs, inputs and a kernel
         return values.clone()
-    order = (0, 1, *range(3, values.dim()), 2)
-    back = (0, 1, values.dim() - 1, *range(2, values.dim() - 1))
-    return values.permute(order).clone(memory_format=torch.contiguous_format).permute(back)
-
-
-def _steps(batches: Batches) -> torch.Tensor:
-    """Return the number of steps of each client."""
-    return (torch.tensor(batches.active) > torch.arange(batches.num_clients).unsqueeze(1)).sum(1)
+    matrices = as_matrix(values).clone(memory_format=torch.contiguous_format)
+    return as_weight(matrices, values.shape)

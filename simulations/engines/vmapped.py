@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from simulations.engines.batches import Batches
 from simulations.engines.descent import descend
-from simulations.engines.engine import StepRule
+from simulations.engines.engine import CPU, StepRule
 from simulations.engines.model import SimulatedModel, Stack
 
 __all__ = ["VmapEngine"]
@@ -22,6 +22,7 @@ class VmapEngine:
     """
 
     name = "vmap"
+    device = CPU
 
     def __init__(self, model: SimulatedModel) -> None:
         """Make the batched functions."""

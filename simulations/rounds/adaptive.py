@@ -73,11 +73,11 @@ def learn_mixes(
     batches = _some_batches(population, clients, order)
     mixes = {name: mix.clone() for name, mix in mixes.items()}
     changes = {name: average[name] - own[name] for name in mixes}
-    learns = torch.ones(len(clients))
+    learns = torch.ones(len(clients), device=engine.device)
     losses: list[torch.Tensor] = []
     while learns.any() and len(losses) < MOST_EPOCHS:
         losses.append(_one_epoch(engine, batches, order.rate, average, own, changes, mixes, learns))
-        learns *= torch.from_numpy(is_first)
+        learns *= torch.from_numpy(is_first).to(engine.device)
         if len(losses) > EPOCHS_COMPARED:
             learns *= torch.stack(losses[-EPOCHS_COMPARED:]).std(0, correction=0) >= SETTLED
     return mixes
@@ -95,7 +95,7 @@ def _one_epoch(
 ) -> torch.Tensor:
     """Change the mixes of those who learn, in place; return each client's mean loss."""
     trained = frozenset(mixes)
-    sums, num_steps = torch.zeros(len(learns)), torch.zeros(len(learns))
+    sums, num_steps = torch.zeros_like(learns), torch.zeros_like(learns)
     for step, active in enumerate(batches.active):
         now = slice(active)
         params = mixed(*(take_clients(stack, now) for stack in (average, own, mixes)))

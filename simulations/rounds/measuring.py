@@ -30,15 +30,16 @@ def measure(engine: Engine, params: Stack, split: ResidentSplit, clients: Sequen
     starts = split.starts[list(clients)][:, None]
     for begin in range(0, int(counts.max(initial=0)), EVALUATION_BATCH):
         places = np.arange(begin, min(begin + EVALUATION_BATCH, int(counts.max())))
-        is_there = torch.from_numpy(places < counts[:, None])
+        is_there = torch.from_numpy(places < counts[:, None]).to(split.inputs.device)
         last = np.maximum(counts - 1, 0)[:, None]
         rows = torch.from_numpy(np.minimum(starts + np.minimum(places, last), len(split.targets) - 1))
+        rows = rows.to(split.inputs.device)
         x = split.inputs.index_select(0, rows.flatten()).view(*rows.shape, *split.inputs.shape[1:])
         y = split.targets.index_select(0, rows.flatten()).view(rows.shape)
         logits = engine.predict(params, x).double()
         losses = -logits.log_softmax(2).gather(2, y.unsqueeze(2)).squeeze(2)
         losses = losses.nan_to_num(nan=LARGEST_LOSS, posinf=LARGEST_LOSS).clamp(max=LARGEST_LOSS)
-        loss += (losses * is_there).sum(1)
-        correct += ((logits.argmax(2) == y) & is_there).sum(1)
+        loss += (losses * is_there).sum(1).cpu()
+        correct += ((logits.argmax(2) == y) & is_there).sum(1).cpu()
     with np.errstate(invalid="ignore"):
         return Measured(tuple(clients), correct.numpy() / counts, loss.numpy() / counts)

@@ -6,6 +6,8 @@ round is a device's (``edge_client.training``): swap test, training, summaries.
 
 from __future__ import annotations
 
+import logging
+from collections import deque
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -13,7 +15,7 @@ import torch
 
 from aggregator.averaging import WeightedSum
 from simulations.engines.batches import gather_batches, num_steps
-from simulations.engines.engine import Engine, StepRule
+from simulations.engines.engine import CPU, Engine, StepRule
 from simulations.engines.model import Stack, install, layer_rows
 from simulations.engines.population import Population
 from simulations.rounds.adaptive import learn_mixes, mixed
@@ -30,11 +32,16 @@ from simulations.rounds.job import (
 from simulations.rounds.keeping import DITTO, MIX, KeptRows
 from simulations.rounds.measuring import measure
 from simulations.rounds.summaries import summarize
+from wire.errors import FleetError
 
 __all__ = ["FLEET_EPOCH", "Worker", "split_into_chunks"]
 
 FLEET_EPOCH = 0
 """Simulated fleets are never restored from a backup, so their epoch never rises."""
+
+
+COLUMNS_AT_ONCE = 65_536
+logger = logging.getLogger(__name__)
 
 
 class Worker:
@@ -51,16 +58,23 @@ class Worker:
         """Read nothing yet."""
         self.engine = engine
         self.chunk_size = chunk_size
-        self._population = population
+        self._population = population.to(engine.device)
         self._kept = kept
 
     def train(self, job: TrainJob) -> Trained:
         """Return what the job's clients answer."""
         places = {client: place for place, client in enumerate(job.clients)}
-        return merge_trained(
-            self._train_chunk(job, chunk, job.shares[[places[client] for client in chunk]])
-            for chunk in split_into_chunks(job, self._population, self.chunk_size)
-        )
+        chunks = deque(split_into_chunks(job, self._population, self.chunk_size))
+
+        def answers() -> Iterator[Trained]:
+            while chunks:
+                chunk = chunks.popleft()
+                try:
+                    yield self._train_chunk(job, chunk, job.shares[[places[client] for client in chunk]])
+                except torch.OutOfMemoryError as error:
+                    chunks.extendleft(reversed(self._halve(chunk, error)))
+
+        return merge_trained(answers())
 
     def measure(self, job: MeasureJob) -> Measured:
         """Return how good the job's clients' models are."""
@@ -77,6 +91,16 @@ class Worker:
             parts.append(measure(self.engine, params, split, chunk))
         return merge_measured(parts)
 
+    def _halve(self, chunk: tuple[int, ...], error: torch.OutOfMemoryError) -> tuple[tuple[int, ...], ...]:
+        """Return a chunk for which memory did not suffice in two, and take no larger ones from now on."""
+        if len(chunk) == 1:
+            raise FleetError(f"memory does not suffice to train one client: {error}") from error
+        half = (len(chunk) + 1) // 2
+        logger.warning("memory ran out with %d clients at once: going on with %d", len(chunk), half)
+        self.chunk_size = min(self.chunk_size, half)
+        torch.cuda.empty_cache()
+        return chunk[:half], chunk[half:]
+
     def _train_chunk(self, job: TrainJob, chunk: Sequence[int], shares: np.ndarray) -> Trained:
         mixes: Stack = {}
         installed = self._install(chunk, job.averages, job.personal_layers)
@@ -84,7 +108,7 @@ class Worker:
             installed, mixes = self._mix(job.adaptation, job.averages, chunk, installed)
         gains = self._swap(job, chunk)
         params, losses = self._descend(job, chunk, installed, installed)
-        finite = _finite(params) & losses.isfinite()
+        finite, losses = (_finite(params) & losses.isfinite()).cpu(), losses.cpu()
         diverged = _where(chunk, ~finite)
         if diverged:
             chunk, shares, losses = _where(chunk, finite), shares[finite.numpy()], losses[finite]
@@ -94,24 +118,24 @@ class Worker:
             gains = {layer: {it: gain for it, gain in found.items() if it in chunk} for layer, found in gains.items()}
         if not chunk:
             return Trained(diverged=diverged)
+        if job.ditto is not None:  # before anything is kept: should memory run out, the chunk begins anew
+            self._train_ditto(job, chunk, installed, job.ditto)
         self._keep_mixes(chunk, mixes)
         answer = Trained(tuple(chunk), diverged, losses.double().numpy(), gains=gains)
         for layer in self.engine.model.layers:
             own = layer_rows(layer, params)
             if layer.name not in job.personal_layers:
                 answer.sums[layer.name] = WeightedSum(layer.num_params)
-                answer.sums[layer.name].add_rows(own.numpy(), shares)
+                _add_rows(answer.sums[layer.name], own, shares)
             if layer.name in job.kept:
-                self._kept.write(layer.name, chunk, own)
+                self._kept.write(layer.name, chunk, own.cpu())
             if job.evidence is not None:
-                update = (own - layer_rows(layer, installed)).numpy()
+                update = (own - layer_rows(layer, installed)).cpu().numpy()
                 is_personal = layer.name in job.personal_layers
                 sketches, norms = summarize(job.evidence, layer, update, is_personal)
                 answer.norms[layer.name] = norms
                 if sketches is not None:
                     answer.sketches[layer.name] = sketches
-        if job.ditto is not None:
-            self._train_ditto(job, chunk, installed, job.ditto)
         return answer
 
     def _install(self, chunk: Sequence[int], averages: dict[str, np.ndarray], own_layers: Sequence[str]) -> Stack:
@@ -122,7 +146,7 @@ class Worker:
             name = next((name for name in own_layers if name.removeprefix(DITTO) == layer), None)
             if name is not None:
                 rows[layer] = self._own(name, chunk, rows[layer])
-        return install(self.engine.model, rows, len(chunk))
+        return install(self.engine.model, {name: it.to(self.engine.device) for name, it in rows.items()}, len(chunk))
 
     def _own(self, name: str, chunk: Sequence[int], average: torch.Tensor) -> torch.Tensor:
         """Return the clients' own versions of a layer; of those who have none the average."""
@@ -151,7 +175,7 @@ class Worker:
         self, job: TrainJob, chunk: Sequence[int], params: Stack, anchor: Stack, proximal: float | None = None
     ) -> tuple[Stack, torch.Tensor]:
         """Return the parameters after all phases, and each client's mean loss in the last one."""
-        losses, first_epoch = torch.zeros(len(chunk)), 0
+        losses, first_epoch = torch.zeros(len(chunk), device=self.engine.device), 0
         for phase in job.phases:
             epochs = range(first_epoch, first_epoch + phase.num_epochs)
             labels = [[self._label(job, client, epoch) for client in chunk] for epoch in epochs]
@@ -179,9 +203,9 @@ class Worker:
         names = tuple(DITTO + layer for layer in job.averages)
         start = self._install(chunk, job.averages, names)
         params, _ = self._descend(job, chunk, start, installed, pull)
-        finite = _finite(params)
+        finite = _finite(params).cpu()
         for layer in self.engine.model.layers:
-            self._kept.write(DITTO + layer.name, _where(chunk, finite), layer_rows(layer, params)[finite])
+            self._kept.write(DITTO + layer.name, _where(chunk, finite), layer_rows(layer, params).cpu()[finite])
 
     def _mix(
         self, order: Adaptation, averages: dict[str, np.ndarray], chunk: Sequence[int], installed: Stack
@@ -193,6 +217,7 @@ class Worker:
         rows = {
             layer: ones[layer] if kind is None else self._own(kind, chunk, ones[layer]) for layer, kind in kinds.items()
         }
+        rows = {layer: values.to(self.engine.device) for layer, values in rows.items()}
         adaptive = model.parameters_of(frozenset(order.layers))
         mixes = {name: values for name, values in install(model, rows, len(chunk)).items() if name in adaptive}
         own = self._install(chunk, averages, order.layers)
@@ -205,7 +230,17 @@ class Worker:
         """Keep what clients have learned that had an own version to mix."""
         for layer, rows in mixes.items():
             has_own = torch.from_numpy(self._kept.known(layer, chunk))
-            self._kept.write(MIX + layer, _where(chunk, has_own), rows[has_own])
+            self._kept.write(MIX + layer, _where(chunk, has_own), rows.cpu()[has_own])
+
+
+def _add_rows(total: WeightedSum, rows: torch.Tensor, shares: np.ndarray) -> None:
+    """Add clients to an average; what lies on a GPU is summed up there, in float64, some columns at a time."""
+    if rows.device == CPU:
+        total.add_rows(rows.numpy(), shares)
+        return
+    each = torch.from_numpy(shares).to(rows.device)
+    sums = torch.cat([each @ columns.double() for columns in torch.split(rows, COLUMNS_AT_ONCE, dim=1)])
+    total.add_sum(sums.cpu().numpy(), float(shares.sum()))
 
 
 def _finite(params: Stack) -> torch.Tensor:

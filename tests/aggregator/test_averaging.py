@@ -241,3 +241,19 @@ def test_those_who_are_present_weigh_as_if_they_had_been_alone(cohort: Cohort, d
     average = sum_up(rows, present).average(math.fsum(present.values()))
     largest = float(max(np.abs(row).max() for row in rows.values()))
     np.testing.assert_allclose(average, alone, rtol=1e-6, atol=largest * 1e-12)
+
+
+@given(cohorts())
+def test_devices_that_were_summed_up_elsewhere_count_as_if_they_had_come_one_by_one(cohort: Cohort) -> None:
+    rows, weights = cohort
+    values, shares = np.stack(list(rows.values())), np.array(list(weights.values())) / sum(weights.values())
+    one_by_one, at_once = (WeightedSum(values.shape[1]) for _ in range(2))
+    one_by_one.add_rows(values, shares)
+    at_once.add_sum(shares @ values.astype(np.float64), float(shares.sum()))
+    scale = float(np.abs(values).max())
+    assert np.allclose(at_once.average(), one_by_one.average(), rtol=1e-6, atol=1e-6 * scale)
+
+
+def test_a_sum_of_another_shape_does_not_enter_a_sum() -> None:
+    with pytest.raises(FleetError, match=re.escape("a sum has the shape (2,), not (3,)")):
+        WeightedSum(3).add_sum(np.zeros(2), 0.5)

@@ -25,6 +25,7 @@ STUDY = {
     "fashion-two-classes",
 }
 NEW = {
+    "fashion-own-labels-deep",
     "letter-dirichlet-0.1",
     "letter-two-classes",
     "letter-own-labels",

@@ -13,7 +13,7 @@ from edge_client.training import RoundWork, run_round
 from simulations.engines.batches import gather_batches, num_steps
 from simulations.engines.engine import StepRule
 from simulations.engines.model import SimulatedModel, install, layer_rows
-from simulations.engines.planner import ENGINES, make_engine
+from simulations.engines.planner import CPU_ENGINES, make_engine
 from simulations.engines.population import gather_population
 from simulations.loopback.numpy_program import NumpyProgram, initial_values, perceptron_manifest
 from tests.simulations.engines.cases import make_case, tanh_perceptron
@@ -64,7 +64,7 @@ def test_a_client_without_examples_is_refused() -> None:
         case.batches()
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", CPU_ENGINES)
 @pytest.mark.parametrize(
     "training",
     [

@@ -18,11 +18,12 @@ from hypothesis import strategies as st
 
 from simulations.engines.engine import StepRule
 from simulations.engines.model import take_clients
-from simulations.engines.planner import make_engine
+from simulations.engines.planner import CPU_ENGINES, make_engine
 from simulations.engines.serial import SerialEngine
 from tests.simulations.engines.cases import CHAINS, MODELS, RULES, distance, make_case, train_in_chunks
 
-BATCHED = [(engine, model) for engine in ("stacked", "vmap") for model in (CHAINS if engine == "stacked" else MODELS)]
+TRAINABLE = {"stacked": CHAINS, "products": CHAINS, "vmap": MODELS}
+BATCHED = [(engine, model) for engine, models in TRAINABLE.items() for model in models]
 EXACT, SINGLE, ON_AN_EDGE = 1e-9, 1e-4, 1e-2
 FEW = (7, 4, 2)
 
@@ -68,7 +69,7 @@ def test_in_float64_neither_the_chunk_nor_the_engine_matters(data: st.DataObject
     )
     case = make_case("tanh", counts, seed=data.draw(st.integers(0, 5), "seed"), is_double=True)
     expected, _ = train_in_chunks(SerialEngine(case.model), case, rule, num_epochs, len(counts), batch_size)
-    for name in ("serial", "stacked", "vmap"):
+    for name in CPU_ENGINES:
         chunk_size = data.draw(st.integers(1, len(counts)), f"{name}'s chunk")
         found, _ = train_in_chunks(make_engine(name, case.model), case, rule, num_epochs, chunk_size, batch_size)
         assert distance(found, expected) < EXACT
@@ -91,7 +92,7 @@ def test_in_float32_an_engine_is_the_serial_loop_up_to_rounding_but_for_a_client
         assert max(each) < ON_AN_EDGE
 
 
-@pytest.mark.parametrize("engine", ["serial", "stacked", "vmap"])
+@pytest.mark.parametrize("engine", CPU_ENGINES)
 def test_a_step_is_torchs_own_sgd(engine: str) -> None:
     case = make_case("norms", (4,), is_double=True)
     batches = case.batches(3)
@@ -145,7 +146,7 @@ def test_gradients_are_those_of_the_serial_loop_for_any_weights_of_examples(engi
     assert torch.allclose(losses, expected_losses, atol=EXACT, rtol=0)
 
 
-@pytest.mark.parametrize("engine", ["serial", "stacked", "vmap"])
+@pytest.mark.parametrize("engine", CPU_ENGINES)
 def test_a_gradient_is_never_longer_than_the_rule_allows(engine: str) -> None:
     case = make_case("tanh", (5, 5))
     rule = StepRule(1.0, max_gradient_norm=0.01)
@@ -157,7 +158,7 @@ def test_a_gradient_is_never_longer_than_the_rule_allows(engine: str) -> None:
 def test_a_plain_rule_with_all_parameters_named_is_the_plain_rule() -> None:
     case = make_case("norms", FEW, is_double=True)
     rule = replace(RULES["plain"], trained=frozenset(case.params))
-    for engine in ("serial", "stacked", "vmap"):
+    for engine in CPU_ENGINES:
         plain, _ = train_in_chunks(make_engine(engine, case.model), case, RULES["plain"], 2, 3)
         named, _ = train_in_chunks(make_engine(engine, case.model), case, rule, 2, 3)
         assert distance(plain, named) < EXACT

@@ -11,7 +11,7 @@ import torch
 
 from edge_client.dataset import Dataset, Split
 from simulations.engines.model import Stack, install
-from simulations.engines.planner import ENGINES, make_engine
+from simulations.engines.planner import CPU_ENGINES, make_engine
 from simulations.engines.population import gather_population
 from simulations.rounds import adaptive
 from simulations.rounds.adaptive import learn_mixes, mixed
@@ -81,7 +81,7 @@ def test_the_other_layers_are_the_average(tmp_path: Path) -> None:
     assert fleet.own("hidden") == fleet.own("middle") == fleet.own("mix.middle") == {}
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", CPU_ENGINES)
 def test_engines_and_chunks_learn_the_same_mixes(engine: str, tmp_path: Path) -> None:
     expected = mixes_of(tmp_path / "expected", 4)
     found = run(tmp_path / "found", "fedala", 4, conflicting(5), engine=engine, chunk_size=2).own("mix.head")

@@ -12,7 +12,7 @@ import pytest
 from aggregator.evidence import Evidence
 from aggregator.selection import SELECTOR_NAMES
 from edge_client.dataset import Dataset, Split
-from simulations.engines.planner import ENGINES
+from simulations.engines.planner import CPU_ENGINES
 from simulations.rounds.job import Trained
 from simulations.rounds.method import LocalRule, Method
 from simulations.rounds.methods import METHODS
@@ -55,7 +55,7 @@ def test_neither_the_chunk_nor_the_engine_matters(selector: str, rule: str, tmp_
             assert furthest(other.own(layer), first.own(layer)) < SAME
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", CPU_ENGINES)
 def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(engine: str, tmp_path: Path) -> None:
     runs = [
         run(tmp_path / str(number), "fedper", 2, make_clients(4), engine=engine, cohort_size=3, seed=seed)

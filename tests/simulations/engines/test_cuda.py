@@ -1,0 +1,105 @@
+"""The engine for a GPU: what it replays is what it would compute. What needs a GPU runs where there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from simulations.engines.cuda import MOST_GRAPHS, GraphEngine, cuda_engine
+from simulations.engines.engine import CPU, StepRule
+from simulations.engines.model import Stack
+from simulations.engines.products import ProductEngine
+from simulations.engines.serial import SerialEngine
+from tests.simulations.engines.cases import CHAINS, RULES, Case, distance, make_case
+from wire.errors import ConfigError
+
+HAS_GPU = torch.cuda.is_available()
+Trained = tuple[Stack, torch.Tensor]
+
+
+class Recorder:
+    """Records work without a GPU: replaying it runs it again, into the same memory."""
+
+    def __init__(self) -> None:
+        self.num_recorded = self.num_replayed = 0
+
+    def __call__(self, work: Callable[[], Trained]) -> tuple[Trained, Callable[[], object]]:
+        trained, losses = work()
+        self.num_recorded += 1
+
+        def replay() -> None:
+            self.num_replayed += 1
+            again, losses_again = work()
+            for name, values in trained.items():
+                values.copy_(again[name])
+            losses.copy_(losses_again)
+
+        return (trained, losses), replay
+
+
+def graph_engine(case: Case) -> tuple[GraphEngine, Recorder]:
+    recorder = Recorder()
+    return GraphEngine(ProductEngine(case.model), CPU, recorder), recorder
+
+
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+@pytest.mark.parametrize("name", ["tanh", "norms", "fashion14-cnn"])
+def test_a_replayed_epoch_is_a_computed_one_for_other_clients_and_another_order(name: str, rule: StepRule) -> None:
+    case = make_case(name, (6, 6, 6, 6), is_double=True)
+    engine, recorder = graph_engine(case)
+    for part in (slice(0, 2), slice(2, 4), slice(1, 3)):
+        start = {parameter: values[part] for parameter, values in case.params.items()}
+        anchor = {parameter: values + 0.1 for parameter, values in start.items()}
+        batches = case.batches(2, part, batch_size=4)
+        found, losses = engine.train(start, batches, rule, anchor)
+        expected, expected_losses = ProductEngine(case.model).train(start, batches, rule, anchor)
+        assert distance(found, expected) < 1e-12
+        assert torch.allclose(losses, expected_losses, atol=1e-12, rtol=0)
+    assert (recorder.num_recorded, recorder.num_replayed) == (1, 2)
+
+
+def test_what_was_returned_stays_when_the_next_epoch_is_replayed() -> None:
+    case = make_case("tanh", (6, 6), is_double=True)
+    engine, _ = graph_engine(case)
+    batches, rule = case.batches(), RULES["plain"]
+    engine.train(case.params, batches, rule)
+    second, _ = engine.train(case.params, batches, rule)
+    kept = {name: values.clone() for name, values in second.items()}
+    engine.train({name: values + 1 for name, values in case.params.items()}, batches, rule)
+    assert distance(second, kept) == 0
+
+
+def test_only_so_many_epochs_are_held_and_the_oldest_goes() -> None:
+    case = make_case("tanh", (6, 6), is_double=True)
+    engine, recorder = graph_engine(case)
+    rules = [StepRule(0.1 * (number + 1)) for number in range(MOST_GRAPHS + 1)]
+    for rule in [*rules, *rules]:
+        engine.train(case.params, case.batches(), rule)
+    assert recorder.num_recorded == MOST_GRAPHS + 1
+    engine.train(case.params, case.batches(), rules[-1])
+    assert recorder.num_recorded == MOST_GRAPHS + 1
+    engine.train(case.params, case.batches(), rules[0])
+    assert recorder.num_recorded == MOST_GRAPHS + 2
+
+
+@pytest.mark.skipif(HAS_GPU, reason="there is a GPU")
+def test_without_a_gpu_the_engine_is_refused() -> None:
+    with pytest.raises(ConfigError, match="needs a GPU"):
+        cuda_engine(make_case("tanh").model)
+
+
+@pytest.mark.skipif(not HAS_GPU, reason="no GPU here")
+@pytest.mark.parametrize("name", [*CHAINS, "resnet9-gn"])
+def test_on_a_gpu_every_epoch_is_the_serial_loops(name: str) -> None:
+    case = make_case(name, (6, 6, 6), is_double=True)
+    engine = cuda_engine(case.model)
+    there = Case(
+        case.model, {it: values.cuda() for it, values in case.params.items()}, case.population.to(engine.device)
+    )
+    for rule in RULES.values():
+        expected, _ = SerialEngine(case.model).train(case.params, case.batches(2), rule, case.params)
+        for _ in range(3):  # step by step, captured, replayed
+            found, _ = engine.train(there.params, there.batches(2), rule, there.params)
+            assert distance({it: values.cpu() for it, values in found.items()}, expected) < 1e-9
