@@ -123,6 +123,7 @@ def run(order: Order, clock: Callable[[], float] = time.perf_counter) -> Run:
                 batch_size=workload.batch_size,
             ),
             workers,
+            shuffles=False,  # the peers take them as they lie
             choose=lambda round_number: cohort(workload, round_number),
         )
         simulation.run_round()

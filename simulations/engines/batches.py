@@ -78,7 +78,8 @@ def gather_batches(
     Args:
         split: Of all clients.
         clients: Their numbers, those with more steps first; each has an example.
-        labels: Epoch by epoch the label of each client's order, for example ``batches/7/kitchen/0/12/0``.
+        labels: Epoch by epoch the label of each client's order, for example ``batches/7/kitchen/0/12/0``; empty ones
+            leave the examples as they lie.
         batch_size: Examples a step; an epoch's last step has what is left.
 
     Raises:
@@ -92,7 +93,7 @@ def gather_batches(
     is_there = np.tile(places < counts[:, None], (1, len(labels)))
     order = np.zeros((len(clients), len(labels), len(places)), dtype=np.int64)
     for epoch, names in enumerate(labels):
-        order[:, epoch, : int(counts.max())] = _orders(names, counts)
+        order[:, epoch, : int(counts.max())] = _orders(names, counts) if any(names) else np.arange(int(counts.max()))
     rows = split.starts[list(clients)][:, None] + np.where(is_there, order.reshape(is_there.shape), 0)
     shape = (len(clients), len(labels) * int(steps[0]), batch_size)
     left = np.minimum(counts[:, None] - np.arange(int(steps[0])) * batch_size, batch_size)

@@ -87,7 +87,7 @@ class TrainJob:
 
     Args:
         round_number: From 1.
-        seed: Of the order of the examples.
+        seed: Of the order of the examples; None: as they lie.
         clients: Their numbers, in any order.
         shares: Their weights in the average, shape ``(clients,)``; those of the whole cohort add up to 1.
         averages: Layer -> last average, of all layers, float32, shape ``(num_params,)``.
@@ -102,7 +102,7 @@ class TrainJob:
     """
 
     round_number: int
-    seed: int
+    seed: int | None
     clients: tuple[int, ...]
     shares: np.ndarray
     averages: dict[str, np.ndarray]

@@ -67,6 +67,7 @@ class Simulation:
         training: As of a deployed fleet.
         workers: Train the clients.
         watches_conflict: Whether conflict is measured though the method does not need it.
+        shuffles: Whether a client's examples come in a device's order, not as they lie.
         choose: Draw -> the numbers of the clients that train; None draws them as an aggregator does.
         lies: What the liars among the clients say of their gains; None: all are honest.
 
@@ -84,6 +85,7 @@ class Simulation:
         workers: Workers,
         *,
         watches_conflict: bool = False,
+        shuffles: bool = True,
         choose: Callable[[int], Sequence[int]] | None = None,
         lies: Lie | None = None,
     ) -> None:
@@ -104,6 +106,7 @@ class Simulation:
         self._training = training
         self._workers = workers
         self._watches_conflict = watches_conflict
+        self._shuffles = shuffles
         self._choose = choose or self._draw
         self._lies = lies
         self._liars = choose_liars(population.num_clients, rounds.seed) if lies else frozenset()
@@ -176,7 +179,7 @@ class Simulation:
         kept = (*decision.personal_layers, *method.local.adaptive)
         return TrainJob(
             round_number=self.round_number,
-            seed=settings.seed,
+            seed=settings.seed if self._shuffles else None,
             clients=clients,
             shares=counts / counts.sum(),
             averages=self.averages,

@@ -186,6 +186,8 @@ class Worker:
 
     def _label(self, job: TrainJob, client: int, epoch: int) -> str:
         """Return the label that decides the order of a client's examples, as on a device of its name."""
+        if job.seed is None:
+            return ""
         return f"batches/{job.seed}/{self._population.names[client]}/{FLEET_EPOCH}/{job.round_number}/{epoch}"
 
     def _rule(self, phase: Phase, proximal: float | None) -> StepRule:

@@ -163,6 +163,14 @@ def test_the_loops_that_need_no_framework_learn_the_same(one_round: Callable[[st
 
 @LINUX
 @pytest.mark.slow
+def test_ours_sees_the_same_batches_and_learns_what_the_serial_loop_learns(one_round: Callable[[str], Run]) -> None:
+    ours, serial = bench.run_ours("T", 1, 1), one_round("serial")
+    assert (ours.problem, serial.problem) == ("", "")
+    assert ours.loss == pytest.approx(serial.loss, rel=1e-4)
+
+
+@LINUX
+@pytest.mark.slow
 def test_a_program_that_fails_is_shown_with_its_last_words(one_round: Callable[[str], Run]) -> None:
     failed = one_round("flower")  # not installed in the project's own environment
     assert failed.problem.startswith("exit code 1")

@@ -52,6 +52,16 @@ def test_every_epoch_shows_a_client_each_of_its_examples_once_in_a_devices_order
             assert batches.active[of_epoch] == tuple(int((steps > step).sum()) for step in range(int(steps[0])))
 
 
+def test_without_labels_the_examples_come_as_they_lie() -> None:
+    case = make_case("tanh", (7, 3))
+    batches = gather_batches(case.population.train, [0, 1], [["", ""], ["", ""]], batch_size=4)
+    begins = [0, 7]
+    for client, count in enumerate((7, 3)):
+        seen = torch.cat([batches.of_client(client, step)[0] for step in range(4)])
+        examples = case.population.train.inputs[begins[client] : begins[client] + count]
+        assert torch.equal(seen, torch.cat([examples, examples]))
+
+
 def test_clients_with_fewer_steps_first_are_refused() -> None:
     case = make_case("tanh", (3, 12))
     with pytest.raises(ValueError, match="more steps must come first"):
