@@ -150,6 +150,7 @@ class MeasureJob:
         personal_layers: Those of which a client uses its own version, if it has one.
         is_ditto: Whether Ditto's personal models are measured instead.
         adaptation: FedALA's, of the round that would begin now.
+        chooses: Whether each client uses its own version of every layer that is better on its validation examples.
     """
 
     clients: tuple[int, ...]
@@ -158,6 +159,7 @@ class MeasureJob:
     personal_layers: tuple[str, ...]
     is_ditto: bool = False
     adaptation: Adaptation | None = None
+    chooses: bool = False
 
 
 @dataclass(frozen=True, eq=False)

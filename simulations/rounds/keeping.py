@@ -135,7 +135,8 @@ def _readers(job: TrainJob | MeasureJob, clients: Sequence[int]) -> dict[str, Se
     adaptive = job.adaptation.layers if job.adaptation else ()
     mixing = dict.fromkeys([*adaptive, *(MIX + layer for layer in adaptive)], clients)
     if isinstance(job, MeasureJob):
-        return mixing | dict.fromkeys(every_ditto if job.is_ditto else job.personal_layers, clients)
+        used = job.averages if job.chooses else job.personal_layers
+        return mixing | dict.fromkeys(every_ditto if job.is_ditto else used, clients)
     testers = _among(clients, job.testers)
     kinds: dict[str, Sequence[int]] = dict.fromkeys(job.swap_candidates, testers)
     kinds |= dict.fromkeys(job.personal_layers, clients) | mixing

@@ -32,6 +32,9 @@ class LocalRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             ``simulations.rounds.adaptive``. J. Zhang et al., AAAI 2023.
         adaptive_rate: Step size of FedALA's mixes.
         adaptive_share: Share of a client's training examples on which it learns them.
+        grouped: Personal layers that every fourth client shares (``simulations.rounds.grouping``).
+        chooses: A client uses its own version of any layer that is better on its validation examples, whatever the
+            fleet has chosen; it trains as the others do.
     """
 
     proximal: Annotated[float, Meta(ge=0)] = 0.0
@@ -41,6 +44,8 @@ class LocalRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     adaptive: tuple[str, ...] = ()
     adaptive_rate: Annotated[float, Meta(gt=0)] = 1.0
     adaptive_share: Annotated[float, Meta(gt=0, le=1)] = 0.8
+    grouped: tuple[str, ...] = ()
+    chooses: bool = False
 
 
 class Method(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -73,7 +78,7 @@ def check_fit(method: Method, layers: Collection[str]) -> None:
             make personal.
     """
     local = method.local
-    unknown = sorted({*local.frozen, *local.adaptive} - set(layers))
+    unknown = sorted({*local.frozen, *local.adaptive, *local.grouped} - set(layers))
     if unknown:
         raise ConfigError(f"{method.name} names {unknown}, which the model does not have")
     if len(set(local.frozen)) == len(layers):

@@ -27,6 +27,11 @@
 ``fedprox+fedlag``         ``fedlag-swap`` with FedProx's pull.
 ``ditto+fedlag``           ``fedlag-swap``, with a Ditto model pulled to what the client was given, its own layers
                            included; that model is measured.
+``grouped``                The named layers, or all, are averaged among every fourth client, the rest among all: what groups bring
+                           at best where there are four. Evidence only, a fleet has none.
+``own-choice``             ``fedavg``, but a client uses its own version of a layer where that is better on its validation
+                           examples, layer after layer from the head. Evidence only.
+``fedlag+own-choice``      The same with ``fedlag-swap``.
 =========================  =============================================================================================
 
 The head is the model's last layer.
@@ -35,7 +40,7 @@ The head is the model's last layer.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import msgspec
@@ -166,6 +171,20 @@ def _ditto_fedlag(name: str, _model: SimulatedModel, _num_rounds: int, *, pull: 
     return Method(name=name, selector="fedlag-swap", options=options, local=_local(name, ditto=pull))
 
 
+def _grouped(name: str, model: SimulatedModel, _num_rounds: int, *, layers: Collection[str] | None = None) -> Method:
+    grouped = tuple(model.layer_sizes if layers is None else layers)
+    return Method(name=name, selector="fixed", options={"layers": grouped}, local=_local(name, grouped=grouped))
+
+
+def _choosing(selector: str) -> MethodMaker:
+    """Return a maker of a selector whose clients each use what is better for them."""
+
+    def make(name: str, _model: SimulatedModel, _num_rounds: int, **options: Any) -> Method:
+        return Method(name=name, selector=selector, options=options, local=LocalRule(chooses=True))
+
+    return make
+
+
 def _local(name: str, **rule: Any) -> LocalRule:
     """Return the rule, its values checked."""
     try:
@@ -201,5 +220,8 @@ METHODS: dict[str, MethodMaker] = {
     "fedlag-swap": _selected("fedlag-swap"),
     "fedprox+fedlag": _fedprox_fedlag,
     "ditto+fedlag": _ditto_fedlag,
+    "grouped": _grouped,
+    "own-choice": _choosing("fedavg"),
+    "fedlag+own-choice": _choosing("fedlag-swap"),
 }
 """Name -> what makes the method."""

@@ -18,6 +18,7 @@ from aggregator.planning import choose_cohort, cohort_draw
 from aggregator.selection import make_selector
 from simulations.engines.model import SimulatedModel
 from simulations.engines.population import Population
+from simulations.rounds.grouping import GroupedWorkers
 from simulations.rounds.job import Adaptation, EvidenceOrder, Measured, MeasureJob, Trained, TrainJob
 from simulations.rounds.lying import Lie, choose_liars, tell
 from simulations.rounds.method import Method, check_fit, phases
@@ -97,6 +98,8 @@ class Simulation:
         if training.num_epochs == 0:
             raise ConfigError("a round of 0 epochs trains nothing: raise num_epochs")
         check_fit(method, model.layer_sizes)
+        if method.local.grouped and not isinstance(workers, GroupedWorkers):
+            raise ConfigError(f"{method.name} averages layers in groups: give the simulation GroupedWorkers")
         self.averages: dict[str, np.ndarray] = model.initial_values()
         self.round_number = 1
         self._model = model
@@ -167,6 +170,7 @@ class Simulation:
                 self.decision.personal_layers,
                 self._method.local.ditto is not None,
                 self._adaptation(),
+                self._method.local.chooses,
             )
         )
         order = np.argsort(measured.clients)
@@ -187,7 +191,7 @@ class Simulation:
             phases=phases(method.local, self._training, decision.personal_layers, self._model.layer_sizes),
             swap_candidates=decision.swap_candidates,
             testers=self._cohort_before,
-            kept=kept if self._selector.is_fixed else tuple(self._model.layer_sizes),
+            kept=kept if self._selector.is_fixed and not method.local.chooses else tuple(self._model.layer_sizes),
             evidence=self._evidence_order(),
             ditto=method.local.ditto,
             adaptation=self._adaptation(),

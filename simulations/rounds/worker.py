@@ -88,6 +88,8 @@ class Worker:
             params = self._install(chunk, job.averages, names)
             if job.adaptation is not None:
                 params = self._mix(job.adaptation, job.averages, chunk, params)[0]
+            if job.chooses:
+                params = self._choose(job, chunk, params)
             parts.append(measure(self.engine, params, split, chunk))
         return merge_measured(parts)
 
@@ -170,6 +172,20 @@ class Worker:
             saved = base - measure(engine, swapped, split, testers).loss
             gains[candidate] = dict(zip(testers, saved.tolist(), strict=True))
         return gains
+
+    def _choose(self, job: MeasureJob, chunk: Sequence[int], params: Stack) -> Stack:
+        """Return the parameters with each client's own version of a layer where it lowers its validation loss."""
+        split, engine = self._population.validation, self.engine
+        best = measure(engine, params, split, chunk).loss
+        for layer in reversed([it for it in engine.model.layers if it.name not in job.personal_layers]):
+            names = {parameter.name for parameter in layer.parameters}
+            own = {name: it for name, it in self._install(chunk, job.averages, (layer.name,)).items() if name in names}
+            loss = measure(engine, params | own, split, chunk).loss
+            is_better = torch.from_numpy(loss < best).to(engine.device)
+            for name, values in own.items():
+                params[name] = torch.where(is_better.view(-1, *[1] * (values.dim() - 1)), values, params[name])
+            best = np.minimum(loss, best)
+        return params
 
     def _descend(
         self, job: TrainJob, chunk: Sequence[int], params: Stack, anchor: Stack, proximal: float | None = None

@@ -19,6 +19,8 @@ from simulations.engines.engine import StepRule
 from simulations.engines.model import SimulatedModel
 from simulations.engines.planner import Plan
 from simulations.engines.population import Population, gather_population
+from simulations.rounds.grouping import GroupedWorkers
+from simulations.rounds.keeping import RowFolder
 from simulations.rounds.method import Method
 from simulations.rounds.opening import open_plan, plan_workers
 from simulations.rounds.simulation import RoundRecord, Simulation
@@ -35,6 +37,7 @@ from wire.sketches import personal_width
 __all__ = ["run_cell", "sketch_values"]
 
 BYTES_PER_VALUE = 4
+NUM_GROUPS = 4
 PLANS: dict[object, Plan] = {}
 """What trials in this process have found."""
 
@@ -106,7 +109,7 @@ class _Run:
         self.engine = chosen.engine if self.engine == "auto" else self.engine
         started = time.perf_counter()
         with tempfile.TemporaryDirectory(prefix="fedlag-cell-") as folder:
-            workers = open_plan(chosen, self.model, population, Path(folder))
+            workers = self._grouped(open_plan(chosen, self.model, population, Path(folder)), Path(folder))
             try:
                 used = workers.usage().cpu_s
                 status, reason = self._run_rounds(workers, cohort)
@@ -127,6 +130,14 @@ class _Run:
             versions=self.origin.versions,
             commit=self.origin.commit,
         )
+
+    def _grouped(self, workers: Workers, folder: Path) -> Workers:
+        """Return workers that do what the method says of groups."""
+        layers, counts = self.method.local.grouped, self.population.train.counts
+        if not layers:
+            return workers
+        kept = RowFolder(folder, self.population.num_clients, self.model.layer_sizes)
+        return GroupedWorkers(workers, kept, layers, counts, NUM_GROUPS)
 
     def _run_rounds(self, workers: Workers, cohort: int) -> tuple[Status, str]:
         cell = self.cell
@@ -158,8 +169,9 @@ class _Run:
 
     def _count_values(self, record: RoundRecord) -> None:
         cohort = list(record.cohort)
-        self.values_down[cohort] += record.shared_params
-        self.values_up[cohort] += record.shared_params + self._sketched(self.method, record)
+        grouped = sum(self.model.layer_sizes[layer] for layer in self.method.local.grouped)
+        self.values_down[cohort] += record.shared_params + grouped
+        self.values_up[cohort] += record.shared_params + grouped + self._sketched(self.method, record)
 
     def _sketched(self, method: Method, record: RoundRecord) -> int:
         selector = make_selector(method.selector, method.options, self.cell.num_rounds)

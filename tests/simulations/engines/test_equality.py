@@ -17,9 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simulations.engines.engine import StepRule
-from simulations.engines.model import take_clients
+from simulations.engines.model import install, simulate_model, take_clients
 from simulations.engines.planner import CPU_ENGINES, make_engine
 from simulations.engines.serial import SerialEngine
+from simulations.models import load_simulation_model
 from tests.simulations.engines.cases import CHAINS, MODELS, RULES, distance, make_case, train_in_chunks
 
 TRAINABLE = {"stacked": CHAINS, "products": CHAINS, "vmap": MODELS}
@@ -132,6 +133,16 @@ def test_logits_are_those_of_the_serial_loop(engine: str, name: str) -> None:
     inputs = case.population.train.inputs[:6].view(3, 2, *case.model.input_shape)
     found = make_engine(engine, case.model).predict(case.params, inputs)
     assert torch.allclose(found, SerialEngine(case.model).predict(case.params, inputs), atol=EXACT, rtol=0)
+
+
+def test_vmap_gives_the_logits_of_a_recurrent_network_that_torch_cannot_batch() -> None:
+    model = simulate_model(load_simulation_model("char-gru"))
+    rows = {layer: torch.from_numpy(values) for layer, values in model.initial_values().items()}
+    params = install(model, rows, 2)
+    params["head.weight"][1] += 0.1
+    inputs = torch.randint(77, (2, 3, 20), generator=torch.Generator().manual_seed(0)).float()
+    found, expected = (make_engine(engine, model).predict(params, inputs) for engine in ("vmap", "serial"))
+    assert torch.allclose(found, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(("engine", "name"), BATCHED)

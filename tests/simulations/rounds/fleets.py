@@ -16,13 +16,14 @@ from simulations.engines.model import SimulatedModel
 from simulations.engines.planner import make_engine
 from simulations.engines.population import gather_population
 from simulations.loopback.numpy_program import NumpyProgram, initial_values, perceptron_manifest
+from simulations.rounds.grouping import GroupedWorkers
 from simulations.rounds.keeping import RowFolder
 from simulations.rounds.lying import Lie
 from simulations.rounds.method import Method
 from simulations.rounds.methods import make_method
 from simulations.rounds.simulation import RoundRecord, Simulation
 from simulations.rounds.worker import Worker
-from simulations.rounds.workers import InProcess
+from simulations.rounds.workers import InProcess, Workers
 from tests.simulations.engines.cases import tanh_perceptron
 from wire.messages import TrainingSettings
 
@@ -114,7 +115,9 @@ def run(
         method = make_method(method, model, num_rounds, **(options or {}))
     kept = RowFolder(folder, len(clients), model.layer_sizes)
     settings = RoundSettings(**{"num_rounds": num_rounds, "cohort_size": len(clients), "sketch_width": 32, **rounds})
-    workers = InProcess(Worker(make_engine(engine, model), population, kept, chunk_size))
+    workers: Workers = InProcess(Worker(make_engine(engine, model), population, kept, chunk_size))
+    if method.local.grouped:
+        workers = GroupedWorkers(workers, kept, method.local.grouped, population.train.counts, num_groups=4)
     simulation = Simulation(
         model, population, method, settings, training, workers, watches_conflict=watches_conflict, lies=lies
     )
