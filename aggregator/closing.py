@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from collections.abc import Set as AbstractSet
 
 import numpy as np
 
@@ -18,17 +17,8 @@ from wire.messages import RoundPlan, Summary
 __all__ = ["count_evidence", "report_round"]
 
 
-def count_evidence(
-    plan: RoundPlan, manifest: ModelManifest, counted: Mapping[str, Summary], reachable: AbstractSet[str]
-) -> Evidence:
-    """Return what the counted devices told, one row a device in the order of their names.
-
-    Args:
-        plan: Of the round.
-        manifest: Of the model.
-        counted: Device -> what it told.
-        reachable: The devices that are there as the round closes, whoever was asked.
-    """
+def count_evidence(plan: RoundPlan, manifest: ModelManifest, counted: Mapping[str, Summary]) -> Evidence:
+    """Return what the counted devices told, one row a device in the order of their names."""
     summaries = [counted[name] for name in sorted(counted)]
     sketches, norms = {}, {}
     for layer in manifest.layers if plan.training.num_epochs else ():
@@ -46,7 +36,6 @@ def count_evidence(
         sketches=sketches,
         norms=norms,
         swap_gains={name: values for name, values in gains.items() if values.size},
-        participation=len(counted) / max(len(reachable | counted.keys()), 1),
     )
 
 

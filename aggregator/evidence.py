@@ -44,7 +44,6 @@ class Evidence(msgspec.Struct, frozen=True, eq=False):
         norms: Layer -> Euclidean norm of the same devices' updates; needed where there is a sketch.
         swap_gains: Candidate -> for every device that tested it, its validation loss with the average of the layer
             minus that with its own; empty unless the plan asked for a test.
-        participation: How many of the devices that are there were counted, as a share in ``(0, 1]``.
     """
 
     round_number: int
@@ -52,7 +51,6 @@ class Evidence(msgspec.Struct, frozen=True, eq=False):
     sketches: dict[str, Float32[np.ndarray, "devices width"]] = {}
     norms: dict[str, Float64[np.ndarray, " devices"]] = {}
     swap_gains: dict[str, Float64[np.ndarray, " testers"]] = {}
-    participation: float = 1.0
 
 
 class Decision(msgspec.Struct, frozen=True):
@@ -101,14 +99,12 @@ class SwapState(msgspec.Struct, frozen=True, tag="swap"):
         passed: Layer -> its gain, for the layers that passed the last test and wait for the next.
         scores: Layer -> its latest conflict score.
         tolerated: The layers that the last test found cheap enough to be personal; absent, and not stored, if none.
-        trained: How often the average device has trained since a layer became personal; absent if none has.
     """
 
     personal_layers: tuple[str, ...]
     passed: dict[str, float] = {}
     scores: dict[str, float] = {}
     tolerated: tuple[str, ...] | UnsetType = UNSET
-    trained: float | UnsetType = UNSET
 
 
 SelectorState = FixedState | PaperState | SwapState

@@ -162,7 +162,7 @@ class Fleet:
         }
         digests = {name: content_digest(blob) for name, blob in blobs.items()}
         new_layers = {digests[name]: blob for name, blob in blobs.items()}
-        evidence = count_evidence(round_.plan, self._manifest, counted, self.reachable)
+        evidence = count_evidence(round_.plan, self._manifest, counted)
         runtimes = {name: runtime for name, runtime in self._presence.runtimes().items() if name in counted}
         was_measuring = round_.plan.training.num_epochs == 0
         if was_measuring:

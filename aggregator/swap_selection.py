@@ -12,11 +12,6 @@ validation data falls: the gain. With the default options, round by round, count
     confirmed                   passed at this test and at the one before, with the same layers personal
     the next plan               of the confirmed layers the one with the largest (m now + m before) / 2 / sqrt(num_params)
                                 is personal; all votes start again
-    then                        no test until the average device has trained twice with it
-
-Where all devices train in every round the last line changes nothing. Where few do, most devices' new personal layer is
-still the average that it was, and what the others gain on top of it says little: of clients with labels of their own,
-ten of a hundred a round, the second choice came too early and cost 6 points of accuracy.
 
 Candidates are the shared layers. If there are more than 8, those that wait for a second test come first, then those
 with the highest conflict score. A test by fewer than two devices decides nothing: it leaves the votes as they are.
@@ -48,8 +43,6 @@ from aggregator.swap_test import FEWEST_TESTERS, STANDARD_ERRORS_TO_PASS, Statis
 __all__ = ["FedlagSwap"]
 
 LAST_ROUNDS_UNTESTED = 4
-TRAININGS_BETWEEN_CHOICES = 2.0
-SAME_UP_TO_ROUNDING = 1e-9
 
 Tests = Mapping[str, SwapTest | None]
 
@@ -62,8 +55,6 @@ class FedlagSwap(LayerSelector, frozen=True, kw_only=True):
         rounds_between_tests: From one tested round to the next, at least 1.
         standard_errors: By how many a gain must be above 0 to pass, at least 0.
         max_candidates: The most layers that are tested at one time.
-        trainings_between_choices: How often the average device trains with a new personal layer before other layers are
-            tested, at least 0.
         statistic: How the devices' gains are summed up (``aggregator.swap_test``); against devices that lie, ``median``
             or ``trimmed-mean``.
         loss_tolerance: By how much a layer may raise the validation loss to save its bytes, in units of the loss (nats,
@@ -76,7 +67,6 @@ class FedlagSwap(LayerSelector, frozen=True, kw_only=True):
     rounds_between_tests: Annotated[int, Meta(ge=1)] = 3
     standard_errors: Annotated[float, Meta(ge=0)] = STANDARD_ERRORS_TO_PASS
     max_candidates: Annotated[int, Meta(ge=1)] = 8
-    trainings_between_choices: Annotated[float, Meta(ge=0)] = TRAININGS_BETWEEN_CHOICES
     statistic: Statistic = "mean"
     loss_tolerance: Annotated[float, Meta(ge=0)] | None = None
 
@@ -104,15 +94,13 @@ class FedlagSwap(LayerSelector, frozen=True, kw_only=True):
         confirmed = self._confirmed(tests, state.passed, evidence.num_params)
         cheap = None if confirmed or passed else _largest_tolerated(tests, state, tolerated, evidence.num_params)
         personal_layers, chosen = state.personal_layers, confirmed or cheap
-        trained = UNSET if state.trained is UNSET else state.trained + evidence.participation
         if chosen is not None:
             personal_layers = in_model_order({*personal_layers, chosen}, evidence.num_params)
-            passed, tolerated, trained = {}, (), 0.0
+            passed, tolerated = {}, ()
         found = measure_conflicts(evidence)
         scores = state.scores | {layer: found[layer].conflict_score for layer in found}
-        after = SwapState(personal_layers, passed, scores, tolerated or UNSET, trained)
-        is_tested = self._is_tested(evidence.round_number) and self._has_settled(after)
-        candidates = self._candidates(after, evidence.num_params) if is_tested else ()
+        after = SwapState(personal_layers, passed, scores, tolerated or UNSET)
+        candidates = self._candidates(after, evidence.num_params) if self._is_tested(evidence.round_number) else ()
         reasons = self._reasons(tests, chosen, tolerated, evidence.round_number + 1)
         return after, Decision(personal_layers, candidates, reasons)
 
@@ -122,10 +110,6 @@ class FedlagSwap(LayerSelector, frozen=True, kw_only=True):
             return False
         rounds_since_first = round_number - self.first_tested_round
         return rounds_since_first >= 0 and rounds_since_first % self.rounds_between_tests == 0
-
-    def _has_settled(self, state: SwapState) -> bool:
-        """Return whether the devices have trained often enough since a layer became personal."""
-        return state.trained is UNSET or state.trained >= self.trainings_between_choices - SAME_UP_TO_ROUNDING
 
     def _passed(self, tests: Tests, before: Mapping[str, float]) -> dict[str, float]:
         """Return the gains of the layers that have passed their last decided test."""

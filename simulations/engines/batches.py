@@ -1,9 +1,9 @@
 """Batches: which examples a client sees in which step, the same as on a device of its name.
 
 Examples are taken from the clients' data when their step comes, so that they are still in the cache when they are used,
-and an epoch is never there twice. The order of an epoch is ``wire.random``'s permutation under the label that devices use, so a simulated client and a
-deployed one see the same batches. Clients with more steps come first in a chunk; then those that are still training are
-always the first ones, and nobody computes what is thrown away.
+and an epoch is never there twice. Their order is ``wire.random``'s permutation under the label that devices use, so a
+simulated client and a deployed one see the same batches. Clients with more steps come first in a chunk; then those that
+are still training are always the first ones, and nobody computes what is thrown away.
 """
 
 from __future__ import annotations

@@ -63,7 +63,20 @@ class GraphEngine:
     def train(
         self, params: Stack, batches: Batches, rule: StepRule, anchor: Stack | None = None
     ) -> tuple[Stack, torch.Tensor]:
-        """Return the trained parameters, and each client's mean loss over its steps."""
+        """Return the trained parameters, and each client's mean loss over its steps.
+
+        Raises:
+            OutOfMemoryError: If the device has too little; what was captured is given back, so fewer clients may fit.
+        """
+        try:
+            return self._train(params, batches, rule, anchor)
+        except torch.OutOfMemoryError:
+            self._graphs.clear()
+            raise
+
+    def _train(
+        self, params: Stack, batches: Batches, rule: StepRule, anchor: Stack | None
+    ) -> tuple[Stack, torch.Tensor]:
         anchor = anchor if rule.proximal else None
         shape = (rule, batches.active, batches.rows.shape, batches.split.inputs.data_ptr(), anchor is None)
         if shape not in self._seen:

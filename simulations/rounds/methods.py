@@ -27,8 +27,8 @@
 ``fedprox+fedlag``         ``fedlag-swap`` with FedProx's pull.
 ``ditto+fedlag``           ``fedlag-swap``, with a Ditto model pulled to what the client was given, its own layers
                            included; that model is measured.
-``grouped``                The named layers, or all, are averaged among every fourth client, the rest among all: what groups bring
-                           at best where there are four. Evidence only, a fleet has none.
+``grouped``                The named layers, or all, are averaged among every fourth client, the rest among all: what
+                           groups bring at best where there are four. Evidence only, a fleet has none.
 ``own-choice``             ``fedavg``, but a client uses its own version of a layer where that is better on its validation
                            examples, layer after layer from the head. Evidence only.
 ``fedlag+own-choice``      The same with ``fedlag-swap``.

@@ -226,7 +226,6 @@ class Simulation:
             sketches={layer: rows[order] for layer, rows in trained.sketches.items()},
             norms={layer: norms[order] for layer, norms in trained.norms.items()},
             swap_gains={layer: self._told(gains) for layer, gains in trained.gains.items()},
-            participation=len(trained.clients) / self._population.num_clients,
         )
 
     def _told(self, gains: Mapping[int, float]) -> np.ndarray:

@@ -100,7 +100,6 @@ class Worker:
         half = (len(chunk) + 1) // 2
         logger.warning("memory ran out with %d clients at once: going on with %d", len(chunk), half)
         self.chunk_size = min(self.chunk_size, half)
-        torch.cuda.empty_cache()
         return chunk[:half], chunk[half:]
 
     def _train_chunk(self, job: TrainJob, chunk: Sequence[int], shares: np.ndarray) -> Trained:

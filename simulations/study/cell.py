@@ -16,6 +16,9 @@ __all__ = ["RESULT_FORMAT", "Cell", "PlannedCell", "cell_digest", "setting_of"]
 RESULT_FORMAT = 1
 """Rises whenever the same cell gives another result, or a result is written down otherwise; old cells are run again."""
 
+COHORT_DRAW = 2
+"""Rises whenever a fleet asks other devices with the same seed; only cells in which not all are asked are run again."""
+
 
 class Cell(msgspec.Struct, frozen=True, kw_only=True):
     """All that decides a result, and where the data lies.
@@ -82,6 +85,8 @@ def cell_digest(cell: Cell) -> str:
     """
     tree = {"format": RESULT_FORMAT, **msgspec.to_builtins(cell)}
     tree["scenario"].pop("folder")
+    if cell.cohort_size is not None:
+        tree["draw"] = COHORT_DRAW
     if cell.lies is None:  # cells had their names before there were liars
         tree.pop("lies")
     return hashlib.sha256(msgspec.json.encode(tree, order="deterministic")).hexdigest()

@@ -218,36 +218,3 @@ def test_layers_that_wait_for_a_second_test_come_before_those_in_conflict(
     state = SwapState((), passed, {"conv1": 0.9}, tolerated or msgspec.UNSET)
     _, decision = selector.decide(state, Evidence(8, SIZES))
     assert decision.swap_candidates == (candidate,)
-
-
-@given(st.floats(0.05, 1.0), st.sampled_from([0.0, 1.0, 2.0, 3.5]))
-def test_after_a_choice_no_layer_is_tested_until_the_average_device_has_trained_often_enough(
-    participation: float, trainings: float
-) -> None:
-    selector = make_selector("fedlag-swap", {"trainings_between_choices": trainings}, None)
-    state, decision = selector.start(SIZES)
-    chosen_in = None
-    for round_number in range(1, 200):
-        gains = dict.fromkeys(decision.swap_candidates, BETTER)
-        evidence = Evidence(round_number, SIZES, swap_gains=gains, participation=participation)
-        before = decision.personal_layers
-        state = msgspec.msgpack.decode(msgspec.msgpack.encode(state), type=SelectorState)
-        state, decision = selector.decide(state, evidence)
-        if decision.personal_layers != before:
-            if chosen_in is not None:
-                break
-            chosen_in = round_number
-        elif chosen_in is not None and decision.swap_candidates:
-            assert (round_number - chosen_in) * participation >= trainings - 1e-6
-    assert len(decision.personal_layers) == 2
-    num_settled = math.ceil((trainings - 1e-6) / participation)
-    assert chosen_in is not None
-    # two tests, three rounds apart, the first of them on the timeline of every third round
-    assert chosen_in + num_settled + 4 <= round_number <= chosen_in + num_settled + 7
-
-
-def test_a_state_from_before_devices_were_counted_waits_for_nobody() -> None:
-    stored = msgspec.msgpack.encode({"type": "swap", "personal_layers": ["head"], "passed": {}, "scores": {}})
-    state = msgspec.msgpack.decode(stored, type=SelectorState)
-    _, decision = make_selector("fedlag-swap", {}, None).decide(state, Evidence(8, SIZES, participation=0.01))
-    assert decision.swap_candidates == ("conv1", "conv2", "fc1")

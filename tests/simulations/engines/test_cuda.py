@@ -84,6 +84,23 @@ def test_only_so_many_epochs_are_held_and_the_oldest_goes() -> None:
     assert recorder.num_recorded == MOST_GRAPHS + 2
 
 
+def test_where_memory_runs_out_what_was_captured_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = make_case("tanh", (6, 6), is_double=True)
+    engine, recorder = graph_engine(case)
+    for _ in range(2):
+        engine.train(case.params, case.batches(), RULES["plain"])
+
+    def fail(*_: object) -> Trained:
+        raise torch.OutOfMemoryError
+
+    with monkeypatch.context() as full:
+        full.setattr(engine._engine, "train", fail)
+        with pytest.raises(torch.OutOfMemoryError):
+            engine.train(case.params, case.batches(2), RULES["plain"])
+    engine.train(case.params, case.batches(), RULES["plain"])
+    assert recorder.num_recorded == 2
+
+
 @pytest.mark.skipif(HAS_GPU, reason="there is a GPU")
 def test_without_a_gpu_the_engine_is_refused() -> None:
     with pytest.raises(ConfigError, match="needs a GPU"):

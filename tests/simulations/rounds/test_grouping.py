@@ -66,7 +66,7 @@ def test_a_client_that_chooses_is_never_worse_on_its_validation_examples(tmp_pat
 
 
 def test_clients_that_choose_start_their_rounds_as_the_others_do(tmp_path: Path) -> None:
-    options = {"first_tested_round": 1, "rounds_between_tests": 1, "trainings_between_choices": 0.0}
+    options = {"first_tested_round": 1, "rounds_between_tests": 1}
     plain = run(tmp_path / "plain", "fedlag-swap", 8, CLIENTS, options=options)
     choosing = run(tmp_path / "choosing", "fedlag+own-choice", 8, CLIENTS, options=options)
     assert choosing.personal_layers == plain.personal_layers

@@ -9,7 +9,7 @@ import pytest
 from simulations.rounds.lying import Lie, choose_liars, tell
 from tests.simulations.rounds.fleets import make_clients, run
 
-EARLY = {"first_tested_round": 2, "rounds_between_tests": 1, "trainings_between_choices": 0.0}
+EARLY = {"first_tested_round": 2, "rounds_between_tests": 1}
 
 
 def test_one_client_in_five_lies_and_the_seed_decides_which() -> None:

@@ -170,3 +170,13 @@ def test_a_rate_that_a_scenario_names_twice_is_refused(tmp_path: Path) -> None:
     path.write_text('scenarios = [{ name = "digits-iid", learning_rates = [0.2, 0.2] }]\nmethods = ["fedavg"]\n')
     with pytest.raises(ConfigError, match=r"learning rate 0\.2 is there twice"):
         load_study(path)
+
+
+def test_a_cell_that_asks_everyone_keeps_its_digest_whatever_becomes_of_cohorts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asks_some = msgspec.structs.replace(CELL, cohort_size=3)
+    before = cell_digest(CELL), cell_digest(asks_some)
+    monkeypatch.setattr("simulations.study.cell.COHORT_DRAW", 99)
+    assert cell_digest(CELL) == before[0]
+    assert cell_digest(asks_some) != before[1]
