@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from simulations.bench.conflict import ConflictRow, bench_conflict
-from simulations.bench.simulating import Order, Run
+from simulations.bench.simulating import CPU, Order, Run
 from simulations.bench.workloads import WORKLOADS
 from simulations.rounds.opening import ENGINE_NAMES
 from wire.errors import ConfigError, FleetError
@@ -29,7 +29,7 @@ ROUNDS = {
     "engine": "engine",
     "cpu_s_per_round": "CPU s/round",
     "wall_s_per_round": "wall s/round",
-    "ratio_to_serial": "CPU serial/this",
+    "ratio_to_serial": "serial/this",
     "first_round_s": "first round s",
     "peak_memory_mb": "peak MiB",
 }
@@ -63,10 +63,11 @@ def simulate(
 ) -> None:
     """Train rounds of 200 client-steps with each engine, and compare them with the serial loop."""
     engines = engine or ["serial", "stacked", "vmap", "processes"]
-    runs: dict[tuple[str, str], list[Run]] = {}
+    rows = []
     for letter in workload or list(WORKLOADS):
         if letter not in WORKLOADS:
             raise ConfigError(f"there is no workload {letter!r}; take one of {', '.join(WORKLOADS)}")
+        runs: dict[str, list[Run]] = {}
         for _ in range(repetitions):
             for name in engines:
                 with console.status(f"{letter}: {name}"):
@@ -80,8 +81,9 @@ def simulate(
                         started_s=time.time(),
                         has_loss=not personal,
                     )
-                    runs.setdefault((letter, name), []).append(_run(order))
-    _show([_row(found, runs.get((letter, "serial"))) for (letter, _), found in runs.items()], ROUNDS, form)
+                    runs.setdefault(name, []).append(_run(order))
+        rows += [_row(found, runs) for found in runs.values()]
+    _show(rows, ROUNDS, form)
 
 
 @app.command()
@@ -111,11 +113,19 @@ def _run(order: Order) -> Run:
     return msgspec.json.decode(done.stdout, type=Run)
 
 
-def _row(runs: list[Run], serial: list[Run] | None) -> dict[str, Any]:
-    """Return the median run, with its ratio to the serial loop of the same repetition."""
-    middle = sorted(runs, key=lambda run: run.cpu_s_per_round)[len(runs) // 2]
-    row: dict[str, Any] = msgspec.to_builtins(middle)
-    ratios = [other.cpu_s_per_round / run.cpu_s_per_round for run, other in zip(runs, serial or [], strict=False)]
+def _row(runs: list[Run], of_letter: dict[str, list[Run]]) -> dict[str, Any]:
+    """Return the median run, with its ratio to the serial loop of the same repetition on the same device.
+
+    On a processor that is of processor seconds, all processes together; on a GPU of seconds by the clock.
+    """
+    is_cpu = runs[0].device == CPU
+
+    def seconds(run: Run) -> float:
+        return run.cpu_s_per_round if is_cpu else run.wall_s_per_round
+
+    serial = of_letter.get("serial" if is_cpu else "cuda-serial", [])
+    row: dict[str, Any] = msgspec.to_builtins(sorted(runs, key=seconds)[len(runs) // 2])
+    ratios = [seconds(other) / seconds(run) for run, other in zip(runs, serial, strict=False)]
     row["ratio_to_serial"] = statistics.median(ratios) if ratios else None
     return row
 

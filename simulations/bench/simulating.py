@@ -20,7 +20,7 @@ import torch
 from aggregator.config import RoundSettings
 from export.models import TrainableModel
 from simulations.bench.workloads import WORKLOADS, Workload, cohort, make_clients, make_module
-from simulations.engines.cuda import GraphEngine
+from simulations.engines.cuda import CUDA_ENGINES
 from simulations.engines.engine import StepRule
 from simulations.engines.model import simulate_model
 from simulations.engines.population import Population, ResidentSplit
@@ -29,6 +29,8 @@ from simulations.rounds.method import LARGEST_NORM, Method
 from simulations.rounds.opening import open_plan, plan_workers
 from simulations.rounds.simulation import Simulation
 from wire.messages import TrainingSettings
+
+CPU = "cpu"
 
 __all__ = ["Order", "Run", "run"]
 
@@ -140,7 +142,7 @@ def run(order: Order, clock: Callable[[], float] = time.perf_counter) -> Run:
     return Run(
         workload=order.workload,
         engine=order.engine,
-        device=torch.cuda.get_device_name() if chosen.engine == GraphEngine.name else "cpu",
+        device=torch.cuda.get_device_name() if chosen.engine in CUDA_ENGINES else CPU,
         plan=str(chosen),
         num_clients=workload.num_clients,
         steps_per_s=workload.num_client_steps * order.num_rounds / wall_s,

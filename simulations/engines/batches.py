@@ -59,9 +59,15 @@ class Batches:
         inputs = self.split.inputs.index_select(0, taken).view(*rows.shape, *self.split.inputs.shape[1:])
         return inputs, self.split.targets.index_select(0, taken).view(rows.shape), self.weights[step, : len(rows)]
 
+    @cached_property
+    def sizes(self) -> list[list[int]]:
+        """How many examples there are, step by step and client by client; they come first in their batch."""
+        sizes: list[list[int]] = (self.weights > 0).sum(2).tolist()
+        return sizes
+
     def of_client(self, client: int, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return inputs and targets of one client's step, those that are there alone."""
-        taken = self.rows[step, client][self.weights[step, client] > 0]
+        taken = self.rows[step, client, : self.sizes[step][client]]
         return self.split.inputs.index_select(0, taken), self.split.targets.index_select(0, taken)
 
 

@@ -2,25 +2,29 @@
 
 A step of a small model is a few dozen kernels of some microseconds each, so a GPU would mostly wait to be told what to do.
 A CUDA graph tells it the whole epoch at once: the first chunk of a shape trains step by step, the second one is captured,
-and every later one only copies its start and its order of examples in. Products are computed in full float32.
+and every later one only copies its start and its order of examples in. Products are computed in full float32, unless the
+engine is asked for speed before digits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
 
 from simulations.engines.batches import Batches
 from simulations.engines.chain import NotAChainError
+from simulations.engines.compiled import CompiledEngine
 from simulations.engines.engine import Engine, StepRule
 from simulations.engines.model import SimulatedModel, Stack
 from simulations.engines.products import ProductEngine
+from simulations.engines.serial import SerialEngine
 from simulations.engines.vmapped import VmapEngine
 from wire.errors import ConfigError
 
-__all__ = ["GraphEngine", "capture_graph", "cuda_engine"]
+__all__ = ["CUDA_ENGINES", "GraphEngine", "capture_graph"]
 
 Work = Callable[[], tuple[Stack, torch.Tensor]]
 Capture = Callable[[Work], tuple[tuple[Stack, torch.Tensor], Callable[[], object]]]
@@ -47,14 +51,18 @@ class GraphEngine:
         engine: Does the work; must neither wait for the device nor decide anything by what it computes.
         device: Where the work is done.
         capture: Runs some work, and returns its result and what fills that result anew.
+        name: Of the whole.
+        precision: Of products: ``torch.set_float32_matmul_precision``'s ``highest``, or ``high``, which rounds factors.
     """
 
-    name = "cuda"
-
-    def __init__(self, engine: Engine, device: torch.device, capture: Capture) -> None:
+    def __init__(
+        self, engine: Engine, device: torch.device, capture: Capture, name: str = "cuda", precision: str = "highest"
+    ) -> None:
         """Capture nothing yet."""
+        self.name = name
         self.model = engine.model
         self.device = device
+        self._precision = precision
         self._engine = engine
         self._capture = capture
         self._seen: set[Hashable] = set()
@@ -69,7 +77,8 @@ class GraphEngine:
             OutOfMemoryError: If the device has too little; what was captured is given back, so fewer clients may fit.
         """
         try:
-            return self._train(params, batches, rule, anchor)
+            with _products_in(self._precision):
+                return self._train(params, batches, rule, anchor)
         except torch.OutOfMemoryError:
             self._graphs.clear()
             raise
@@ -120,20 +129,71 @@ class GraphEngine:
 
 
 def cuda_engine(model: SimulatedModel) -> GraphEngine:
-    """Return the engine for this machine's GPU.
+    """Return the engine for this machine's GPU that gives what the others give, and starts at once.
 
     Raises:
-        ConfigError: If torch finds none.
+        ConfigError: If torch finds no GPU.
     """
-    if not torch.cuda.is_available():
-        raise ConfigError("engine cuda needs a GPU, and a torch that was built for it; without one take auto")
-    torch.backends.cudnn.allow_tf32 = False
     engine: Engine
     try:
         engine = ProductEngine(model)
     except NotAChainError:
         engine = VmapEngine(model)
-    return GraphEngine(engine, torch.device("cuda"), capture_graph)
+    return GraphEngine(engine, _gpu(), capture_graph)
+
+
+def compiled_cuda_engine(model: SimulatedModel) -> GraphEngine:
+    """Return one that compiles first, and gives the same.
+
+    Raises:
+        ConfigError: If torch finds no GPU.
+        NotAChainError: If the model is no chain.
+    """
+    return GraphEngine(CompiledEngine(model), _gpu(), capture_graph, "cuda-compiled")
+
+
+def short_cuda_engine(model: SimulatedModel) -> GraphEngine:
+    """Return one that compiles first, and is content with bfloat16 in convolutions and TF32 in other products.
+
+    Raises:
+        ConfigError: If torch finds no GPU.
+        NotAChainError: If the model is no chain.
+    """
+    return GraphEngine(CompiledEngine(model, torch.bfloat16), _gpu(), capture_graph, "cuda-bf16", "high")
+
+
+def serial_cuda_engine(model: SimulatedModel) -> SerialEngine:
+    """Return the serial loop on this machine's GPU, against which the others are timed.
+
+    Raises:
+        ConfigError: If torch finds no GPU.
+    """
+    return SerialEngine(model, _gpu(), "cuda-serial")
+
+
+def _gpu() -> torch.device:
+    if not torch.cuda.is_available():
+        raise ConfigError("engine cuda needs a GPU, and a torch that was built for it; without one take auto")
+    torch.backends.cudnn.allow_tf32 = False
+    return torch.device("cuda")
+
+
+@contextmanager
+def _products_in(precision: str) -> Iterator[None]:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+CUDA_ENGINES: dict[str, Callable[[SimulatedModel], Engine]] = {
+    "cuda": cuda_engine,
+    "cuda-compiled": compiled_cuda_engine,
+    "cuda-bf16": short_cuda_engine,
+    "cuda-serial": serial_cuda_engine,
+}
 
 
 def capture_graph(work: Work) -> tuple[tuple[Stack, torch.Tensor], Callable[[], object]]:

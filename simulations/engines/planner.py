@@ -18,7 +18,7 @@ import torch
 
 from simulations.engines.batches import Batches
 from simulations.engines.chain import NotAChainError
-from simulations.engines.cuda import GraphEngine, cuda_engine
+from simulations.engines.cuda import CUDA_ENGINES
 from simulations.engines.engine import CPU, Engine, StepRule
 from simulations.engines.model import SimulatedModel, install
 from simulations.engines.population import ResidentSplit
@@ -36,7 +36,7 @@ CPU_ENGINES: dict[str, Callable[[SimulatedModel], Engine]] = {
     "products": ProductEngine,
     "vmap": VmapEngine,
 }
-ENGINES = CPU_ENGINES | {GraphEngine.name: cuda_engine}
+ENGINES = CPU_ENGINES | CUDA_ENGINES
 CHUNK_SIZES = (2, 4, 10, 20, 50)
 TRIAL_STEPS = 2
 NUM_TRIALS = 3
@@ -103,7 +103,7 @@ def plan(model: SimulatedModel, cohort_size: int, num_steps: int, batch_size: in
     """
     best = one_thread_plan(model, cohort_size, batch_size, rule)
     if torch.cuda.is_available():
-        on_gpu = _gpu_plan(model, cohort_size, batch_size, rule)
+        on_gpu = _gpu_plan(model, cohort_size, batch_size, rule, "cuda")
         if on_gpu.step_s < best.step_s / min(num_cores(), cohort_size):
             return on_gpu
     is_long = best.step_s * cohort_size * num_steps > WORTH_PROCESSES_S
@@ -122,8 +122,8 @@ def one_thread_plan(
         rule: Of the steps.
         engine: Try only this one.
     """
-    if engine == GraphEngine.name:
-        return _gpu_plan(model, cohort_size, batch_size, rule)
+    if engine in CUDA_ENGINES:
+        return _gpu_plan(model, cohort_size, batch_size, rule, engine)
     best: Plan | None = None
     begin = time.perf_counter()
     for name, chunk_size in _candidates(model, cohort_size, engine):
@@ -137,17 +137,16 @@ def one_thread_plan(
     return best
 
 
-def _gpu_plan(model: SimulatedModel, cohort_size: int, batch_size: int, rule: StepRule) -> Plan:
+def _gpu_plan(model: SimulatedModel, cohort_size: int, batch_size: int, rule: StepRule, engine: str) -> Plan:
     """Return how the GPU trains: with as many clients at once as a trial with a few says that it has memory for."""
-    engine = cuda_engine(model)
-    few = min(CLIENTS_OF_GPU_TRIAL, cohort_size)
+    cuda, few = ENGINES["cuda"](model), min(CLIENTS_OF_GPU_TRIAL, cohort_size)
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
-    _trial(engine, few, batch_size, rule)
+    _trial(cuda, few, batch_size, rule)
     bytes_per_client = (torch.cuda.max_memory_allocated() - before) / few
     free_bytes, _ = torch.cuda.mem_get_info()
     chunk_size = max(1, min(cohort_size, int(SHARE_OF_GPU_MEMORY * free_bytes / bytes_per_client)))
-    return Plan(engine.name, chunk_size, 1, _trial(engine, chunk_size, batch_size, rule))
+    return Plan(engine, chunk_size, 1, _trial(ENGINES[engine](model), chunk_size, batch_size, rule))
 
 
 def _candidates(model: SimulatedModel, cohort_size: int, engine: str | None) -> Iterator[tuple[str, int]]:

@@ -2,12 +2,14 @@
 
 Before a chain is flattened, an activation has the shape ``(clients, batch, height, width, channels)`` and is contiguous; a
 signal of one dimension has the height 1. A convolution copies its windows side by side and is then one batched product,
-forward and backward. That is the better way on a GPU, where grouped convolutions of few channels leave most of it idle; on
+forward and backward. Activations may be of a shorter type than the parameters. That is the better way on a GPU, where grouped convolutions of few channels leave most of it idle; on
 a processor ``chain_ops`` is.
 """
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,11 +35,10 @@ class _ProductConvolution(Convolution):
         windows = padded.unfold(2, height, up).unfold(3, width, left)  # ..., channels, kernel height, kernel width
         shape = windows.shape[:4]
         columns = windows.permute(0, 1, 2, 3, 5, 6, 4).reshape(len(x), shape[1] * shape[2] * shape[3], -1)
-        kernels = as_matrix(weight).transpose(1, 2)
+        kernels = as_matrix(weight).transpose(1, 2).to(x.dtype)
+        y = torch.bmm(columns, kernels)
         if self.has_bias:
-            y = torch.baddbmm(params[self.parameters[1]].unsqueeze(1), columns, kernels)
-        else:
-            y = torch.bmm(columns, kernels)
+            y += params[self.parameters[1]].unsqueeze(1).to(x.dtype)
         return y.view(*shape, -1), (columns, x.shape)
 
     def backward(self, sink: Sink, saved: Any, gradient: torch.Tensor, needs_input: bool, /) -> torch.Tensor | None:
@@ -47,24 +48,19 @@ class _ProductConvolution(Convolution):
         rows = gradient.flatten(1, 3)
         before = None
         if needs_input:
-            parts = torch.bmm(rows, as_matrix(weight)).view(*gradient.shape[:4], *self._kernel_size(weight), shape[4])
-            before = self._put_back(parts, shape)
+            parts = torch.bmm(rows, as_matrix(weight).to(rows.dtype))
+            before = self._put_back(parts.view(*gradient.shape[:4], *self._kernel_size(weight), shape[4]), shape)
         if sink.wants(name):
             sink.take_product(name, rows.transpose(1, 2), columns)
         if bias and sink.wants(bias[0]):
-            sink.take(bias[0], rows.sum(1))
+            sink.take(bias[0], rows.sum(1, dtype=weight.dtype))
         return before
 
     def _put_back(self, parts: torch.Tensor, shape: torch.Size) -> torch.Tensor:
         """Return the sum of all windows, shape ``shape``; a window's part is ``parts[:, :, row, column]``."""
-        (down, right), (up, left) = self.padding, self.stride
-        _, _, rows, columns, height, width, _ = parts.shape
-        whole = parts.new_zeros(*shape[:2], shape[2] + 2 * down, shape[3] + 2 * right, shape[4])
-        for i in range(height):
-            for j in range(width):
-                there = slice(i, i + rows * up, up), slice(j, j + columns * left, left)
-                whole[:, :, there[0], there[1]] += parts[:, :, :, :, i, j]
-        return whole[:, :, down : down + shape[2], right : right + shape[3]].contiguous()
+        (height, width), (down, right), (up, left) = shape[2:4], self.padding, self.stride
+        rows = _sum(_spread(parts[..., j, :], 3, j - right, left, width) for j in range(parts.shape[5]))
+        return _sum(_spread(rows[:, :, :, :, i], 2, i - down, up, height) for i in range(parts.shape[4]))
 
     @staticmethod
     def _kernel_size(weight: torch.Tensor) -> tuple[int, int]:
@@ -95,22 +91,23 @@ class _ProductGroupNorm(GroupNorm):
     def forward(self, params: Stack, x: torch.Tensor, /) -> tuple[torch.Tensor, Any]:
         """Return the shape of ``x``."""
         weight, bias = (params[name].view(len(x), 1, 1, 1, -1) for name in self.parameters)
-        grouped = self._grouped(x)
+        grouped = self._grouped(x.to(weight.dtype))
         variance, mean = torch.var_mean(grouped, dim=(2, 3, 5), correction=0, keepdim=True)
         scale = (variance + self.eps).rsqrt_()
         normal = ((grouped - mean) * scale).view(x.shape)
-        return normal * weight + bias, (normal, scale)
+        return (normal * weight + bias).to(x.dtype), (normal, scale)
 
     def backward(self, sink: Sink, saved: Any, gradient: torch.Tensor, needs_input: bool, /) -> torch.Tensor | None:
         """Return the input's gradient: without its part along the mean and along the normalized values."""
         (normal, scale), (weight, bias) = saved, self.parameters
-        before = None
+        before, kind = None, gradient.dtype
+        gradient = gradient.to(normal.dtype)
         if needs_input:
             of_normal = self._grouped(gradient * sink.params[weight].view(len(gradient), 1, 1, 1, -1))
             values = self._grouped(normal)
             along = (of_normal * values).mean((2, 3, 5), keepdim=True)
             centered = of_normal - of_normal.mean((2, 3, 5), keepdim=True)
-            before = ((centered - values * along) * scale).view(gradient.shape)
+            before = ((centered - values * along) * scale).view(gradient.shape).to(kind)
         if sink.wants(weight):
             sink.take(weight, (gradient * normal).sum((1, 2, 3)))
         if sink.wants(bias):
@@ -130,13 +127,15 @@ class _ProductFlatten(Flatten):
         if x.dim() != 5:  # noqa: PLR2004 - it never had channels
             return super().forward(params, x)
         channels_first = x.permute(0, 1, 4, 2, 3)
-        return channels_first.flatten(2), channels_first.shape
+        features = channels_first.flatten(2).to(next(iter(params.values())).dtype)
+        return features, (channels_first.shape, x.dtype)
 
     def backward(self, _sink: Sink, saved: Any, gradient: torch.Tensor, needs_input: bool, /) -> torch.Tensor | None:
         """Return the gradient with height, width and channels again."""
         if saved is None or not needs_input:
             return gradient if needs_input else None
-        return gradient.view(saved).permute(0, 1, 3, 4, 2).contiguous()
+        shape, kind = saved
+        return gradient.view(shape).permute(0, 1, 3, 4, 2).to(kind).contiguous()
 
 
 def as_products(chain: tuple[Operation, ...]) -> tuple[Operation, ...]:
@@ -155,6 +154,23 @@ def _as_product(operation: Operation) -> Operation:
         case GroupNorm(name, num_groups, eps):
             return _ProductGroupNorm(name, num_groups, eps)
     return operation
+
+
+def _sum(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
+    """Return the sum; it is written over the first one."""
+    return functools.reduce(torch.Tensor.add_, tensors)
+
+
+def _spread(x: torch.Tensor, dim: int, start: int, stride: int, size: int) -> torch.Tensor:
+    """Return ``size`` places of their own memory along a dimension, with ``x`` at every ``stride``th from ``start`` on, and 0 elsewhere."""
+    if stride > 1:
+        x = _pad(x.unsqueeze(dim + 1), dim + 1, 0, stride - 1).flatten(dim, dim + 1)
+    return _pad(x, dim, start, size - start - x.shape[dim])
+
+
+def _pad(x: torch.Tensor, dim: int, before: int, behind: int) -> torch.Tensor:
+    """Return more zeros along a dimension, or fewer values where a number is negative."""
+    return functional.pad(x, (*[0, 0] * (x.dim() - 1 - dim), before, behind))
 
 
 def _as_images(x: torch.Tensor) -> torch.Tensor:

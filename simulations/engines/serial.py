@@ -20,15 +20,16 @@ class SerialEngine:
 
     Args:
         model: Any model.
+        device: Where it is trained.
+        name: Of the engine.
     """
 
-    name = "serial"
-    device = CPU
-
-    def __init__(self, model: SimulatedModel) -> None:
+    def __init__(self, model: SimulatedModel, device: torch.device = CPU, name: str = "serial") -> None:
         """Keep a module whose values are whose turn it is."""
+        self.name = name
         self.model = model
-        self._module = copy.deepcopy(model.module)
+        self.device = device
+        self._module = copy.deepcopy(model.module).to(device)
 
     def train(
         self, params: Stack, batches: Batches, rule: StepRule, anchor: Stack | None = None

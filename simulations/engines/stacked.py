@@ -9,7 +9,7 @@ import torch
 
 from simulations.engines.batches import Batches
 from simulations.engines.chain import chain_of, check_order
-from simulations.engines.chain_ops import Flatten, as_matrix, as_weight
+from simulations.engines.chain_ops import Flatten, Sink, as_matrix, as_weight
 from simulations.engines.descent import descend
 from simulations.engines.engine import CPU, StepRule
 from simulations.engines.model import SimulatedModel, Stack, take_clients
@@ -35,7 +35,8 @@ class Collected:
 
     def take_product(self, name: str, left: torch.Tensor, right: torch.Tensor) -> None:
         """Keep the product."""
-        self.gradients[name] = as_weight(torch.bmm(left, right), self.params[name].shape)
+        param = self.params[name]
+        self.gradients[name] = as_weight(torch.bmm(left, right).to(param.dtype), param.shape)
 
 
 @dataclass
@@ -87,8 +88,9 @@ class StackedEngine:
             return descend(self, params, batches, rule, anchor)
         losses = batches.weights.new_zeros(batches.num_clients)
         for step, active in enumerate(batches.active):
-            sink = Descended(take_clients(params, slice(active)), rule.learning_rate)
-            losses[:active] += self._backward(sink, *batches.of_step(step))
+            losses[:active] += self._step(
+                take_clients(params, slice(active)), rule.learning_rate, *batches.of_step(step)
+            )
         return params, losses / batches.num_steps
 
     def gradients(
@@ -122,17 +124,26 @@ class StackedEngine:
             inputs = inputs.unsqueeze(3)
         return inputs.transpose(0, 1).flatten(1, 2).contiguous(memory_format=torch.channels_last)
 
-    @torch.no_grad()
-    def _backward(
-        self, sink: Collected | Descended, inputs: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor
+    def _step(
+        self,
+        params: Stack,
+        learning_rate: float,
+        inputs: torch.Tensor,
+        targets: torch.Tensor,
+        weights: torch.Tensor,
     ) -> torch.Tensor:
+        """Take a step of plain SGD, in place, and return the losses before it."""
+        return self._backward(Descended(params, learning_rate), inputs, targets, weights)
+
+    @torch.no_grad()
+    def _backward(self, sink: Sink, inputs: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         logits, kept = self._forward(sink.params, inputs)
         scores = torch.log_softmax(logits, dim=2)
         chosen = scores.gather(2, targets.unsqueeze(2)).squeeze(2)
         gradient = scores.exp_()
         gradient.scatter_add_(2, targets.unsqueeze(2), gradient.new_full((1, 1, 1), -1.0).expand(*targets.shape, 1))
         gradient.mul_(weights.unsqueeze(2))
-        first = next(i for i, link in enumerate(self._chain) if any(map(sink.wants, link.parameters)))
+        first = next(i for i, link in enumerate(self._chain) if any(sink.wants(it) for it in link.parameters))
         for index in range(len(self._chain) - 1, first - 1, -1):
             before = self._chain[index].backward(sink, kept[index], gradient, index > first)
             if before is not None:

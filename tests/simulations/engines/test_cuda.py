@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 
-from simulations.engines.cuda import MOST_GRAPHS, GraphEngine, cuda_engine
-from simulations.engines.engine import CPU, StepRule
+from simulations.engines.cuda import CUDA_ENGINES, MOST_GRAPHS, GraphEngine
+from simulations.engines.engine import CPU, Engine, StepRule
 from simulations.engines.model import Stack
+from simulations.engines.planner import make_engine
 from simulations.engines.products import ProductEngine
 from simulations.engines.serial import SerialEngine
 from tests.simulations.engines.cases import CHAINS, RULES, Case, distance, make_case
 from wire.errors import ConfigError
 
 HAS_GPU = torch.cuda.is_available()
+NEEDS_GPU = pytest.mark.skipif(not HAS_GPU, reason="no GPU here")
 Trained = tuple[Stack, torch.Tensor]
 
 
@@ -101,22 +104,66 @@ def test_where_memory_runs_out_what_was_captured_is_given_back(monkeypatch: pyte
     assert recorder.num_recorded == 2
 
 
+def test_an_epoch_is_computed_as_exactly_as_the_engine_says_and_what_comes_after_as_before() -> None:
+    case = make_case("tanh", (6, 6))
+    seen = []
+
+    class Watched(ProductEngine):
+        def train(self, *arguments: Any, **named: Any) -> Trained:
+            seen.append(torch.get_float32_matmul_precision())
+            return super().train(*arguments, **named)
+
+    engine = GraphEngine(Watched(case.model), CPU, Recorder(), precision="high")
+    engine.train(case.params, case.batches(), RULES["plain"])
+    assert (seen, torch.get_float32_matmul_precision()) == (["high"], "highest")
+
+
 @pytest.mark.skipif(HAS_GPU, reason="there is a GPU")
-def test_without_a_gpu_the_engine_is_refused() -> None:
+@pytest.mark.parametrize("engine", CUDA_ENGINES)
+def test_without_a_gpu_the_engine_is_refused(engine: str) -> None:
     with pytest.raises(ConfigError, match="needs a GPU"):
-        cuda_engine(make_case("tanh").model)
+        make_engine(engine, make_case("tanh").model)
 
 
-@pytest.mark.skipif(not HAS_GPU, reason="no GPU here")
+def on_gpu(case: Case) -> Case:
+    params = {name: values.cuda() for name, values in case.params.items()}
+    return Case(case.model, params, case.population.to(torch.device("cuda")))
+
+
+def distance_to_serial(engine: Engine, case: Case, rule: StepRule) -> float:
+    expected, _ = SerialEngine(case.model).train(case.params, case.batches(2), rule, case.params)
+    there, distances = on_gpu(case), []
+    for _ in range(3):  # step by step, captured, replayed
+        found, _ = engine.train(there.params, there.batches(2), rule, there.params)
+        distances.append(distance({name: values.cpu() for name, values in found.items()}, expected))
+    return max(distances)
+
+
+@NEEDS_GPU
 @pytest.mark.parametrize("name", [*CHAINS, "resnet9-gn"])
 def test_on_a_gpu_every_epoch_is_the_serial_loops(name: str) -> None:
     case = make_case(name, (6, 6, 6), is_double=True)
-    engine = cuda_engine(case.model)
-    there = Case(
-        case.model, {it: values.cuda() for it, values in case.params.items()}, case.population.to(engine.device)
-    )
-    for rule in RULES.values():
-        expected, _ = SerialEngine(case.model).train(case.params, case.batches(2), rule, case.params)
-        for _ in range(3):  # step by step, captured, replayed
-            found, _ = engine.train(there.params, there.batches(2), rule, there.params)
-            assert distance({it: values.cpu() for it, values in found.items()}, expected) < 1e-9
+    engine = make_engine("cuda", case.model)
+    assert all(distance_to_serial(engine, case, rule) < 1e-9 for rule in RULES.values())
+
+
+@NEEDS_GPU
+@pytest.mark.parametrize("name", ["tanh", "norms", "fashion14-cnn", "watch-cnn"])
+def test_on_a_gpu_what_was_compiled_is_the_serial_loops(name: str) -> None:
+    case = make_case(name, (6, 6, 6), is_double=True)
+    engine = make_engine("cuda-compiled", case.model)
+    assert all(distance_to_serial(engine, case, RULES[rule]) < 1e-9 for rule in ("plain", "all at once"))
+
+
+@NEEDS_GPU
+def test_on_a_gpu_the_serial_loop_is_the_same() -> None:
+    case = make_case("fashion14-cnn", is_double=True)
+    engine = make_engine("cuda-serial", case.model)
+    assert all(distance_to_serial(engine, case, rule) < 1e-9 for rule in RULES.values())
+
+
+@NEEDS_GPU
+def test_on_a_gpu_short_types_change_an_epoch_by_their_rounding_alone() -> None:
+    case = make_case("fashion14-cnn", (6, 6, 6))
+    engine = make_engine("cuda-bf16", case.model)
+    assert 0 < distance_to_serial(engine, case, RULES["plain"]) < 0.1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,13 +13,16 @@ from aggregator.config import RoundSettings
 from simulations.engines.batches import Batches
 from simulations.engines.engine import StepRule
 from simulations.engines.model import Stack
+from simulations.engines.planner import make_engine
 from simulations.engines.population import gather_population
 from simulations.engines.stacked import StackedEngine
+from simulations.rounds.job import Phase, Trained, TrainJob
 from simulations.rounds.keeping import RowFolder
 from simulations.rounds.methods import make_method
 from simulations.rounds.simulation import Simulation
 from simulations.rounds.worker import Worker
 from simulations.rounds.workers import InProcess
+from tests.simulations.engines.cases import make_case
 from tests.simulations.rounds.fleets import TRAINING, furthest, make_clients, run, simulated_perceptron
 from wire.errors import FleetError
 
@@ -68,3 +72,34 @@ def test_memory_for_not_even_one_client_is_refused(tmp_path: Path) -> None:
     simulation, _ = simulate(tmp_path / "none", "fedavg", most_clients=0)
     with pytest.raises(FleetError, match="does not suffice to train one client"):
         simulation.run_round()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_a_gpu_with_too_little_memory_trains_fewer_clients_at_once_and_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    case = make_case("image-cnn", (16,) * 256)
+    clients = tuple(range(case.num_clients))
+    shares = np.full(len(clients), 1 / len(clients))
+    job = TrainJob(1, 0, clients, shares, case.model.initial_values(), (), (Phase(1, 0.05, batch_size=16),))
+
+    def train(name: str) -> Trained:
+        rows = RowFolder(tmp_path, len(clients), case.model.layer_sizes)
+        torch.cuda.empty_cache()
+        return Worker(make_engine(name, case.model), case.population, rows, len(clients)).train(job)
+
+    before = torch.cuda.memory_allocated()
+    expected = train("cuda")
+    needed = torch.cuda.max_memory_allocated() - before
+    torch.cuda.empty_cache()
+    capacity = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 0.75 * needed) / capacity)
+    try:
+        with caplog.at_level(logging.WARNING):
+            found = train("cuda")
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert caplog.records[0].getMessage() == "memory ran out with 256 clients at once: going on with 128"
+    assert sorted(found.clients) == sorted(expected.clients)
+    averages = ({layer: total.average() for layer, total in it.sums.items()} for it in (found, expected))
+    assert furthest(*averages) < 1e-4
