@@ -76,9 +76,14 @@ class GraphEngine:
         Raises:
             OutOfMemoryError: If the device has too little; what was captured is given back, so fewer clients may fit.
         """
+        with self._giving_back(), _products_in(self._precision):
+            return self._train(params, batches, rule, anchor)
+
+    @contextmanager
+    def _giving_back(self) -> Iterator[None]:
+        """Let go of all that was captured where memory does not suffice."""
         try:
-            with _products_in(self._precision):
-                return self._train(params, batches, rule, anchor)
+            yield
         except torch.OutOfMemoryError:
             self._graphs.clear()
             raise
@@ -117,7 +122,8 @@ class GraphEngine:
 
     def predict(self, params: Stack, inputs: torch.Tensor) -> torch.Tensor:
         """Return the logits, shape ``(clients, batch, num_classes)``."""
-        return self._engine.predict(params, inputs)
+        with self._giving_back():
+            return self._engine.predict(params, inputs)
 
     def _record(self, params: Stack, batches: Batches, rule: StepRule, anchor: Stack | None) -> _Graph:
         inside = {name: values.clone() for name, values in params.items()}

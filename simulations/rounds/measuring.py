@@ -15,6 +15,9 @@ from simulations.rounds.job import Measured
 
 __all__ = ["measure"]
 
+MOST_EXAMPLES = 16_384
+"""Of all clients together, at once: a GPU may have a thousand clients in a chunk."""
+
 
 def measure(engine: Engine, params: Stack, split: ResidentSplit, clients: Sequence[int]) -> Measured:
     """Return mean loss and accuracy, as ``edge_client.training.measure`` gives them for each client.
@@ -28,8 +31,9 @@ def measure(engine: Engine, params: Stack, split: ResidentSplit, clients: Sequen
     counts = split.counts[list(clients)]
     loss, correct = torch.zeros(len(clients), dtype=torch.float64), torch.zeros(len(clients), dtype=torch.float64)
     starts = split.starts[list(clients)][:, None]
-    for begin in range(0, int(counts.max(initial=0)), EVALUATION_BATCH):
-        places = np.arange(begin, min(begin + EVALUATION_BATCH, int(counts.max())))
+    batch_size = max(1, min(EVALUATION_BATCH, MOST_EXAMPLES // max(1, len(clients))))
+    for begin in range(0, int(counts.max(initial=0)), batch_size):
+        places = np.arange(begin, min(begin + batch_size, int(counts.max())))
         is_there = torch.from_numpy(places < counts[:, None]).to(split.inputs.device)
         last = np.maximum(counts - 1, 0)[:, None]
         rows = torch.from_numpy(np.minimum(starts + np.minimum(places, last), len(split.targets) - 1))

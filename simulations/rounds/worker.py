@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -41,6 +42,7 @@ FLEET_EPOCH = 0
 
 
 COLUMNS_AT_ONCE = 65_536
+Answer = TypeVar("Answer")
 logger = logging.getLogger(__name__)
 
 
@@ -64,39 +66,43 @@ class Worker:
     def train(self, job: TrainJob) -> Trained:
         """Return what the job's clients answer."""
         places = {client: place for place, client in enumerate(job.clients)}
-        chunks = deque(split_into_chunks(job, self._population, self.chunk_size))
-
-        def answers() -> Iterator[Trained]:
-            while chunks:
-                chunk = chunks.popleft()
-                try:
-                    yield self._train_chunk(job, chunk, job.shares[[places[client] for client in chunk]])
-                except torch.OutOfMemoryError as error:
-                    chunks.extendleft(reversed(self._halve(chunk, error)))
-
-        return merge_trained(answers())
+        chunks = split_into_chunks(job, self._population, self.chunk_size)
+        answers = self._each(
+            chunks, lambda chunk: self._train_chunk(job, chunk, job.shares[[places[client] for client in chunk]])
+        )
+        return merge_trained(answers)
 
     def measure(self, job: MeasureJob) -> Measured:
         """Return how good the job's clients' models are."""
-        split = getattr(self._population, job.split)
-        parts, clients = [], job.clients
+        clients = job.clients
         if job.adaptation is not None:
             clients = _longest_first(clients, self._population, job.adaptation.batch_size)
-        for begin in range(0, len(clients), self.chunk_size):
-            chunk = clients[begin : begin + self.chunk_size]
-            names = tuple(DITTO + layer for layer in job.averages) if job.is_ditto else job.personal_layers
-            params = self._install(chunk, job.averages, names)
-            if job.adaptation is not None:
-                params = self._mix(job.adaptation, job.averages, chunk, params)[0]
-            if job.chooses:
-                params = self._choose(job, chunk, params)
-            parts.append(measure(self.engine, params, split, chunk))
-        return merge_measured(parts)
+        chunks = _cut(clients, self.chunk_size)
+        return merge_measured(self._each(chunks, lambda chunk: self._measure_chunk(job, chunk)))
+
+    def _each(self, chunks: Iterable[tuple[int, ...]], work: Callable[[tuple[int, ...]], Answer]) -> Iterator[Answer]:
+        """Yield what the work answers, chunk by chunk; one for which memory does not suffice is halved."""
+        waiting = deque(chunks)
+        while waiting:
+            chunk = waiting.popleft()
+            try:
+                yield work(chunk)
+            except torch.OutOfMemoryError as error:
+                waiting.extendleft(reversed(self._halve(chunk, error)))
+
+    def _measure_chunk(self, job: MeasureJob, chunk: Sequence[int]) -> Measured:
+        names = tuple(DITTO + layer for layer in job.averages) if job.is_ditto else job.personal_layers
+        params = self._install(chunk, job.averages, names)
+        if job.adaptation is not None:
+            params = self._mix(job.adaptation, job.averages, chunk, params)[0]
+        if job.chooses:
+            params = self._choose(job, chunk, params)
+        return measure(self.engine, params, getattr(self._population, job.split), chunk)
 
     def _halve(self, chunk: tuple[int, ...], error: torch.OutOfMemoryError) -> tuple[tuple[int, ...], ...]:
         """Return a chunk for which memory did not suffice in two, and take no larger ones from now on."""
         if len(chunk) == 1:
-            raise FleetError(f"memory does not suffice to train one client: {error}") from error
+            raise FleetError(f"memory does not suffice for one client: {error}") from error
         half = (len(chunk) + 1) // 2
         logger.warning("memory ran out with %d clients at once: going on with %d", len(chunk), half)
         self.chunk_size = min(self.chunk_size, half)
@@ -271,16 +277,20 @@ def _where(clients: Sequence[int], chosen: torch.Tensor) -> tuple[int, ...]:
 
 
 def split_into_chunks(job: TrainJob, population: Population, chunk_size: int) -> Iterator[tuple[int, ...]]:
-    """Yield the job's clients, so many at once, those with more steps first.
+    """Return the job's clients, so many at once, those with more steps first.
 
     Args:
         job: Whose clients they are.
         population: Says how many examples each has.
         chunk_size: Most clients in a chunk, at least 1.
     """
-    ordered = _longest_first(job.clients, population, job.phases[0].batch_size)
-    for begin in range(0, len(ordered), chunk_size):
-        yield ordered[begin : begin + chunk_size]
+    return _cut(_longest_first(job.clients, population, job.phases[0].batch_size), chunk_size)
+
+
+def _cut(clients: tuple[int, ...], chunk_size: int) -> Iterator[tuple[int, ...]]:
+    """Yield the clients, so many at once."""
+    for begin in range(0, len(clients), chunk_size):
+        yield clients[begin : begin + chunk_size]
 
 
 def _longest_first(clients: Sequence[int], population: Population, batch_size: int) -> tuple[int, ...]:

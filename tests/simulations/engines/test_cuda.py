@@ -19,6 +19,8 @@ from wire.errors import ConfigError
 
 HAS_GPU = torch.cuda.is_available()
 NEEDS_GPU = pytest.mark.skipif(not HAS_GPU, reason="no GPU here")
+COMPILES = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+"""What torch's compiler says of torch itself, and of what it did not do."""
 Trained = tuple[Stack, torch.Tensor]
 
 
@@ -147,6 +149,7 @@ def test_on_a_gpu_every_epoch_is_the_serial_loops(name: str) -> None:
     assert all(distance_to_serial(engine, case, rule) < 1e-9 for rule in RULES.values())
 
 
+@COMPILES
 @NEEDS_GPU
 @pytest.mark.parametrize("name", ["tanh", "norms", "fashion14-cnn", "watch-cnn"])
 def test_on_a_gpu_what_was_compiled_is_the_serial_loops(name: str) -> None:
@@ -162,6 +165,7 @@ def test_on_a_gpu_the_serial_loop_is_the_same() -> None:
     assert all(distance_to_serial(engine, case, rule) < 1e-9 for rule in RULES.values())
 
 
+@COMPILES
 @NEEDS_GPU
 def test_on_a_gpu_short_types_change_an_epoch_by_their_rounding_alone() -> None:
     case = make_case("fashion14-cnn", (6, 6, 6))

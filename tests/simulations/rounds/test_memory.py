@@ -16,7 +16,7 @@ from simulations.engines.model import Stack
 from simulations.engines.planner import make_engine
 from simulations.engines.population import gather_population
 from simulations.engines.stacked import StackedEngine
-from simulations.rounds.job import Phase, Trained, TrainJob
+from simulations.rounds.job import MeasureJob, Phase, Trained, TrainJob
 from simulations.rounds.keeping import RowFolder
 from simulations.rounds.methods import make_method
 from simulations.rounds.simulation import Simulation
@@ -38,6 +38,11 @@ class SmallEngine(StackedEngine):
         if batches.num_clients > self.most_clients:
             raise torch.OutOfMemoryError("Tried to allocate 20.00 GiB")
         return super().train(params, batches, rule, anchor)
+
+    def predict(self, params: Stack, inputs: torch.Tensor) -> torch.Tensor:
+        if len(inputs) > self.most_clients:
+            raise torch.OutOfMemoryError("Tried to allocate 20.00 GiB")
+        return super().predict(params, inputs)
 
 
 def simulate(folder: Path, method: str, most_clients: int) -> tuple[Simulation, Worker]:
@@ -68,9 +73,20 @@ def test_a_chunk_too_large_for_the_memory_is_halved_until_it_fits_and_nothing_is
     ]
 
 
+def test_a_chunk_too_large_to_be_measured_is_halved_too(tmp_path: Path) -> None:
+    simulation, worker = simulate(tmp_path / "small", "fedavg", most_clients=3)
+    job = MeasureJob(tuple(range(7)), "test", simulation.averages, ())
+    found = worker.measure(job)
+    assert worker.chunk_size == 2
+    _, whole = simulate(tmp_path / "whole", "fedavg", most_clients=7)
+    expected = whole.measure(job)
+    assert found.clients == expected.clients
+    assert np.allclose(found.loss, expected.loss, atol=1e-6, rtol=0)
+
+
 def test_memory_for_not_even_one_client_is_refused(tmp_path: Path) -> None:
     simulation, _ = simulate(tmp_path / "none", "fedavg", most_clients=0)
-    with pytest.raises(FleetError, match="does not suffice to train one client"):
+    with pytest.raises(FleetError, match="does not suffice for one client"):
         simulation.run_round()
 
 
