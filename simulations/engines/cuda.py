@@ -24,7 +24,15 @@ from simulations.engines.serial import SerialEngine
 from simulations.engines.vmapped import VmapEngine
 from wire.errors import ConfigError
 
-__all__ = ["CUDA_ENGINES", "GraphEngine", "capture_graph"]
+__all__ = [
+    "CUDA_ENGINES",
+    "GraphEngine",
+    "capture_graph",
+    "compiled_cuda_engine",
+    "cuda_engine",
+    "serial_cuda_engine",
+    "short_cuda_engine",
+]
 
 Work = Callable[[], tuple[Stack, torch.Tensor]]
 Capture = Callable[[Work], tuple[tuple[Stack, torch.Tensor], Callable[[], object]]]
