@@ -72,7 +72,7 @@ def sweep(
 @app.command()
 def evidence(
     profile: Annotated[
-        Profile, typer.Option(help="cpu, families, hard, deep: up to two hours each on two cores; full: days.")
+        Profile, typer.Option(help="full takes days on two cores, the others up to two hours each.")
     ] = "cpu",
     output: Output = Path("evidence-results"),
     page: Annotated[
