@@ -68,10 +68,15 @@ class Plan:
 
     def __str__(self) -> str:
         """Return one line for people."""
+        return f"{self.way}: {self.step_s * 1e6:.0f} us a step"
+
+    @property
+    def way(self) -> str:
+        """What decides how results are rounded: engine, clients at once, processes."""
         where = "in this process" if self.num_processes == 1 else f"in {self.num_processes} processes"
         if self.is_on_ray:
             where = f"on {self.num_processes} CPUs of a Ray cluster"
-        return f"{self.engine}, {self.chunk_size} clients at once, {where}: {self.step_s * 1e6:.0f} us a step"
+        return f"{self.engine}, {self.chunk_size} clients at once, {where}"
 
 
 def make_engine(name: str, model: SimulatedModel) -> Engine:

@@ -67,7 +67,7 @@ class CellOutcome(msgspec.Struct, frozen=True, kw_only=True):
         digest: The cell's.
         status: ``done``; ``diverged``: no client's training stayed within the numbers; ``failed``: something broke.
         reason: Why it is not done.
-        engine: What trained it.
+        engine: What trained it, and how many clients at once: their sums round differently.
         wall_s: Duration of its rounds and measurements.
         cpu_s: Processor seconds of the same, of all processes.
         layers: Layer -> number of its parameters.

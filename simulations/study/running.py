@@ -106,7 +106,7 @@ class _Run:
         cell, population = self.cell, self.population
         cohort = cell.cohort_size or population.num_clients
         chosen = _plan(cell, self.engine, self.model, population, cohort)
-        self.engine = chosen.engine if self.engine == "auto" else self.engine
+        self.engine = chosen.way
         started = time.perf_counter()
         with tempfile.TemporaryDirectory(prefix="fedlag-cell-") as folder:
             workers = self._grouped(open_plan(chosen, self.model, population, Path(folder)), Path(folder))
