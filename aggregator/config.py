@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -11,10 +11,11 @@ from msgspec import Meta
 from wire.messages import DeviceId, TrainingSettings
 from wire.mqtt import BrokerAddress
 
-__all__ = ["AggregatorConfig", "RoundSettings", "SelectorSettings"]
+__all__ = ["AggregatorConfig", "RoundSettings", "Schedule", "SelectorSettings", "check_optimizer"]
 
 Positive = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 Seconds = Annotated[float, Meta(gt=0, le=30 * 24 * 3600)]
+Schedule = Literal["constant", "linear", "cosine"]
 
 
 class SelectorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -41,6 +42,8 @@ class RoundSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         sketch_width: Most values of one layer's sketch.
         seed: Of cohorts, sketches and the devices' batch orders.
         window_bytes: The most bytes of uploads that are under way at one time.
+        schedule: How the learning rate falls over the rounds (``aggregator.schedule``); if it does, they have an end.
+        warmup_rounds: Rounds over which it rises first, fewer than there are.
     """
 
     num_rounds: Positive | None = None
@@ -51,6 +54,15 @@ class RoundSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     sketch_width: Positive = 1024
     seed: Annotated[int, Meta(ge=0, le=2**53)] = 0
     window_bytes: Positive = 64 * 1024 * 1024
+    schedule: Schedule = "constant"
+    warmup_rounds: Annotated[int, Meta(ge=0)] = 0
+
+    def __post_init__(self) -> None:
+        """Refuse settings that contradict each other."""
+        if self.num_rounds is None and self.schedule != "constant":
+            raise ValueError(f"a {self.schedule} schedule needs an end: give num_rounds, or take constant")
+        if self.num_rounds is not None and self.warmup_rounds >= self.num_rounds:
+            raise ValueError(f"a warm-up of {self.warmup_rounds} rounds leaves none of {self.num_rounds}: shorten it")
 
 
 class AggregatorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -80,8 +92,19 @@ class AggregatorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
         """Refuse settings that contradict each other."""
         if self.rounds.quorum > self.rounds.cohort_size:
             raise ValueError(f"a quorum of {self.rounds.quorum} cannot come from {self.rounds.cohort_size} devices")
+        check_optimizer(self.training)
 
     @property
     def initial_values(self) -> Path:
         """The model's initial values."""
         return self.initial or self.program / "initial.safetensors"
+
+
+def check_optimizer(training: TrainingSettings) -> None:
+    """Refuse to look ahead where there is nothing to look along.
+
+    Raises:
+        ValueError: If something other than SGD with momentum should.
+    """
+    if training.nesterov and ((training.optimizer or "sgd") != "sgd" or training.momentum == 0):
+        raise ValueError("nesterov looks ahead along the momentum of sgd: take it out, or give sgd a momentum")

@@ -10,6 +10,7 @@ import msgspec
 
 from aggregator.config import AggregatorConfig
 from aggregator.evidence import Decision, SelectorState
+from aggregator.schedule import learning_rate_of_round
 from wire.manifest import ModelManifest
 from wire.messages import RoundPlan
 from wire.random import key_from_label
@@ -60,6 +61,7 @@ def build_plan(
     is_measuring = settings.num_rounds is not None and round_number > settings.num_rounds
     training = msgspec.structs.replace(
         config.training,
+        learning_rate=learning_rate_of_round(config.training.learning_rate, settings, round_number),
         seed=settings.seed,
         num_epochs=0 if is_measuring else config.training.num_epochs,
     )

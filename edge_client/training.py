@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from edge_client.dataset import Dataset, Split
-from edge_client.optimizer import Sgd
+from edge_client.optimizer import make_optimizer
 from edge_client.program import TrainingProgram
 from wire.errors import WireError
 from wire.manifest import LayerSpec, ModelManifest
@@ -176,7 +176,7 @@ def _swap_gains(
 def _train(program: TrainingProgram, train: Split, params: dict[str, np.ndarray], work: RoundWork) -> list[float]:
     """Train ``params`` in place; return the loss of every step."""
     plan, settings = work.plan, work.plan.training
-    optimizer = Sgd(settings.learning_rate, settings.momentum, settings.max_gradient_norm)
+    optimizer = make_optimizer(settings, _params(program.manifest, work.installed))
     losses = []
     for epoch in range(settings.num_epochs):
         label = f"batches/{settings.seed}/{work.device_id}/{plan.epoch}/{plan.round_number}/{epoch}"

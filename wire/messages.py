@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from wire.errors import RefusalReason
 from wire.tensors import Codec, Dtype
@@ -27,6 +27,7 @@ __all__ = [
     "LayerSummary",
     "Measurement",
     "Message",
+    "OptimizerName",
     "Part",
     "Positive",
     "RoundPlan",
@@ -46,6 +47,7 @@ Count = Annotated[int, Meta(ge=0, le=2**53)]
 Positive = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 Seconds = Annotated[float, Meta(gt=0, le=30 * 24 * 3600)]
 Text = Annotated[str, Meta(max_length=500)]
+OptimizerName = Literal["sgd", "adam", "adamw"]
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,8 +96,12 @@ class TrainingSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How a device trains in a round.
 
     Args:
-        learning_rate: Step size of SGD, above 0.
-        momentum: In ``[0, 1)``; the velocity starts at zero in every round.
+        optimizer: Which one, absent: sgd; what it remembers begins anew in every round.
+        learning_rate: Step size, above 0.
+        momentum: In ``[0, 1)``; of Adam's it is beta1.
+        nesterov: Whether SGD looks ahead along its momentum; it says nothing of Adam.
+        weight_decay: How strongly parameters are pulled to 0.
+        proximal: How strongly parameters are pulled to what the round began with.
         num_epochs: Passes over the local training data; 0 makes a measuring round: nothing is trained or uploaded.
         batch_size: Examples a step.
         max_gradient_norm: Larger gradients (over all layers together) are scaled down to it.
@@ -105,8 +111,12 @@ class TrainingSettings(msgspec.Struct, frozen=True, kw_only=True):
         part_bytes: The size of a part on the way up.
     """
 
+    optimizer: OptimizerName | UnsetType = UNSET
     learning_rate: Annotated[float, Meta(gt=0, le=1e9)] = 0.05
     momentum: Annotated[float, Meta(ge=0, lt=1)] = 0.9
+    nesterov: bool | UnsetType = UNSET
+    weight_decay: Annotated[float, Meta(ge=0, le=1e3)] | UnsetType = UNSET
+    proximal: Annotated[float, Meta(ge=0, le=1e3)] | UnsetType = UNSET
     num_epochs: Annotated[int, Meta(ge=0, le=1000)] = 1
     batch_size: Positive = 10
     max_gradient_norm: Annotated[float, Meta(gt=0, le=1e9)] = 5.0

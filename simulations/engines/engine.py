@@ -13,6 +13,7 @@ import torch
 
 from simulations.engines.batches import Batches
 from simulations.engines.model import SimulatedModel, Stack
+from wire.messages import OptimizerName
 
 __all__ = ["CPU", "Engine", "StepRule"]
 
@@ -21,7 +22,7 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class StepRule:
-    """How a gradient becomes a step: SGD with momentum, as devices do it.
+    """How a gradient becomes a step, as devices do it.
 
     Args:
         learning_rate: Above 0.
@@ -29,6 +30,9 @@ class StepRule:
         max_gradient_norm: A larger gradient, over all trained parameters of a client, is scaled down to it; None: never.
         proximal: Weight ``mu`` of ``mu / 2 * |params - anchor|^2`` in the loss, at least 0.
         trained: The parameters that move; None is all of them.
+        optimizer: Which one.
+        is_nesterov: Whether SGD looks ahead along its momentum.
+        weight_decay: At least 0.
     """
 
     learning_rate: float
@@ -36,11 +40,15 @@ class StepRule:
     max_gradient_norm: float | None = None
     proximal: float = 0.0
     trained: frozenset[str] | None = None
+    optimizer: OptimizerName = "sgd"
+    is_nesterov: bool = False
+    weight_decay: float = 0.0
 
     @property
     def is_plain(self) -> bool:
         """Whether a step is the gradient times the learning rate, and nothing else, for all parameters."""
-        return self.momentum == 0 and self.max_gradient_norm is None and self.proximal == 0 and self.trained is None
+        is_bare = self.max_gradient_norm is None and self.proximal == 0 and self.weight_decay == 0
+        return is_bare and self.optimizer == "sgd" and self.momentum == 0 and self.trained is None
 
 
 class Engine(Protocol):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from aggregator.averaging import WeightedSum
+from simulations.engines.engine import StepRule
 
 __all__ = [
     "Adaptation",
@@ -28,20 +29,14 @@ class Phase:
 
     Args:
         num_epochs: Passes over the training examples, at least 1.
-        learning_rate: Above 0.
-        momentum: In ``[0, 1)``; the velocity starts at zero in every phase.
-        max_gradient_norm: Larger gradients are scaled down to it; None: never.
         batch_size: Examples a step.
-        proximal: Weight of the squared distance to what was installed, at least 0.
+        rule: Of the steps, for all parameters; what it remembers begins anew in every phase.
         trained: The layers that move; None is all.
     """
 
     num_epochs: int
-    learning_rate: float
-    momentum: float = 0.9
-    max_gradient_norm: float | None = 5.0
-    batch_size: int = 10
-    proximal: float = 0.0
+    batch_size: int
+    rule: StepRule
     trained: frozenset[str] | None = None
 
 

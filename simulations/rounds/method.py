@@ -8,11 +8,12 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from simulations.engines.engine import StepRule
 from simulations.rounds.job import Phase
 from wire.errors import ConfigError
 from wire.messages import TrainingSettings
 
-__all__ = ["LocalRule", "Method", "check_fit", "phases"]
+__all__ = ["LocalRule", "Method", "check_fit", "phases", "step_rule"]
 
 LARGEST_NORM = 1e9
 """``TrainingSettings.max_gradient_norm`` at its upper bound: gradients are never scaled down."""
@@ -87,6 +88,25 @@ def check_fit(method: Method, layers: Collection[str]) -> None:
         raise ConfigError(f"{method.name} mixes layers, which only goes with the selector fedavg and without Ditto")
 
 
+def step_rule(training: TrainingSettings, proximal: float = 0.0) -> StepRule:
+    """Return the rule of a step of all parameters.
+
+    Args:
+        training: How the fleet trains.
+        proximal: A method's own pull, instead of the fleet's.
+    """
+    largest = training.max_gradient_norm
+    return StepRule(
+        training.learning_rate,
+        training.momentum,
+        None if largest >= LARGEST_NORM else largest,
+        proximal or training.proximal or 0.0,
+        optimizer=training.optimizer or "sgd",
+        is_nesterov=bool(training.nesterov),
+        weight_decay=training.weight_decay or 0.0,
+    )
+
+
 def phases(
     rule: LocalRule, training: TrainingSettings, personal_layers: Collection[str], layers: Collection[str]
 ) -> tuple[Phase, ...]:
@@ -98,18 +118,10 @@ def phases(
         personal_layers: Those of this round.
         layers: All of the model's.
     """
-    largest = training.max_gradient_norm
 
     def phase(num_epochs: int, trained: Collection[str]) -> Phase:
-        return Phase(
-            num_epochs,
-            training.learning_rate,
-            training.momentum,
-            None if largest >= LARGEST_NORM else largest,
-            training.batch_size,
-            rule.proximal,
-            None if len(trained) == len(layers) else frozenset(trained),
-        )
+        moving = None if len(trained) == len(layers) else frozenset(trained)
+        return Phase(num_epochs, training.batch_size, step_rule(training, rule.proximal), moving)
 
     personal = [layer for layer in layers if layer in personal_layers]
     shared = [layer for layer in layers if layer not in personal_layers]

@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 
 from aggregator.config import RoundSettings
 from aggregator.evidence import Decision, Evidence, measure_conflicts
 from aggregator.planning import choose_cohort, cohort_draw
+from aggregator.schedule import learning_rate_of_round
 from aggregator.selection import make_selector
 from simulations.engines.model import SimulatedModel
 from simulations.engines.population import Population
@@ -178,6 +180,8 @@ class Simulation:
 
     def _job(self, decision: Decision) -> TrainJob:
         settings, method = self._rounds, self._method
+        rate = learning_rate_of_round(self._training.learning_rate, settings, self.round_number)
+        training = msgspec.structs.replace(self._training, learning_rate=rate)
         clients = tuple(self._choose(cohort_draw(self.round_number, decision.swap_candidates)))
         counts = self._population.train.counts[list(clients)]
         kept = (*decision.personal_layers, *method.local.adaptive)
@@ -188,7 +192,7 @@ class Simulation:
             shares=counts / counts.sum(),
             averages=self.averages,
             personal_layers=decision.personal_layers,
-            phases=phases(method.local, self._training, decision.personal_layers, self._model.layer_sizes),
+            phases=phases(method.local, training, decision.personal_layers, self._model.layer_sizes),
             swap_candidates=decision.swap_candidates,
             testers=self._cohort_before,
             kept=kept if self._selector.is_fixed and not method.local.chooses else tuple(self._model.layer_sizes),

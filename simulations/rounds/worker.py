@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
@@ -213,13 +214,7 @@ class Worker:
 
     def _rule(self, phase: Phase, proximal: float | None) -> StepRule:
         trained = None if phase.trained is None else self.engine.model.parameters_of(phase.trained)
-        return StepRule(
-            phase.learning_rate,
-            phase.momentum,
-            phase.max_gradient_norm,
-            phase.proximal if proximal is None else proximal,
-            trained,
-        )
+        return replace(phase.rule, trained=trained, proximal=phase.rule.proximal if proximal is None else proximal)
 
     def _train_ditto(self, job: TrainJob, chunk: Sequence[int], installed: Stack, pull: float) -> None:
         """Train Ditto's personal models, each pulled to what its client was given, and keep them."""

@@ -19,6 +19,10 @@ RESULT_FORMAT = 1
 COHORT_DRAW = 2
 """Rises whenever a fleet asks other devices with the same seed; only cells in which not all are asked are run again."""
 
+LATER_TRAINING_OPTIONS = ("optimizer", "nesterov", "weight_decay", "proximal", "schedule", "warmup_rounds")
+"""Cells had their names before there were these: they keep them where these say nothing new."""
+DEFAULT_TRAINING = TrainingRule()
+
 
 class Cell(msgspec.Struct, frozen=True, kw_only=True):
     """All that decides a result, and where the data lies.
@@ -87,6 +91,9 @@ def cell_digest(cell: Cell) -> str:
     tree["scenario"].pop("folder")
     if cell.cohort_size is not None:
         tree["draw"] = COHORT_DRAW
+    for name in LATER_TRAINING_OPTIONS:
+        if tree["training"][name] == getattr(DEFAULT_TRAINING, name):
+            tree["training"].pop(name)
     if cell.lies is None:  # cells had their names before there were liars
         tree.pop("lies")
     return hashlib.sha256(msgspec.json.encode(tree, order="deterministic")).hexdigest()

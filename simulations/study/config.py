@@ -10,8 +10,10 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from aggregator.config import RoundSettings, Schedule, check_optimizer
 from simulations.rounds.lying import Lie
 from wire.errors import ConfigError
+from wire.messages import OptimizerName, TrainingSettings
 
 __all__ = [
     "DataChoice",
@@ -111,14 +113,36 @@ class TrainingRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     Args:
         num_epochs: Passes over the local data in a round.
         batch_size: Examples a step.
-        momentum: In ``[0, 1)``.
+        momentum: In ``[0, 1)``; of Adam's it is beta1.
         max_gradient_norm: Larger gradients are scaled down to it.
+        optimizer: Which one.
+        nesterov: Whether SGD looks ahead along its momentum.
+        weight_decay: How strongly parameters are pulled to 0.
+        proximal: How strongly they are pulled to what the round began with; FedProx and Ditto have their own.
+        schedule: How the learning rate falls over the rounds (``aggregator.schedule``).
+        warmup_rounds: Rounds over which it rises first.
     """
 
     num_epochs: Annotated[int, Meta(ge=1, le=1000)] = 1
     batch_size: Positive = 10
     momentum: Annotated[float, Meta(ge=0, lt=1)] = 0.9
     max_gradient_norm: Annotated[float, Meta(gt=0, le=1e9)] = 5.0
+    optimizer: OptimizerName = "sgd"
+    nesterov: bool = False
+    weight_decay: Annotated[float, Meta(ge=0, le=1e3)] = 0.0
+    proximal: Annotated[float, Meta(ge=0, le=1e3)] = 0.0
+    schedule: Schedule = "constant"
+    warmup_rounds: Annotated[int, Meta(ge=0)] = 0
+
+    def __post_init__(self) -> None:
+        """Refuse options that contradict each other."""
+        check_optimizer(self.settings(1.0))
+
+    def settings(self, learning_rate: float) -> TrainingSettings:
+        """Return them as a fleet has them; the schedule is its aggregator's."""
+        options = msgspec.structs.asdict(self)
+        known = {name: options[name] for name in TrainingSettings.__struct_fields__ if name in options}
+        return TrainingSettings(**{**known, "learning_rate": learning_rate})
 
 
 class TrainingChoice(TrainingRule, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -172,7 +196,12 @@ class StudyConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     record: RecordChoice = RecordChoice()
 
     def __post_init__(self) -> None:
-        """Refuse what would count twice."""
+        """Refuse what would count twice, and a schedule that does not fit the rounds."""
+        RoundSettings(
+            num_rounds=self.rounds.num_rounds,
+            schedule=self.training.schedule,
+            warmup_rounds=self.training.warmup_rounds,
+        )
         of_scenarios = [("learning rate", it.learning_rates or ()) for it in self.scenario_choices]
         for what, values in (("seed", self.seeds), ("learning rate", self.training.learning_rates), *of_scenarios):
             twice = [value for place, value in enumerate(values) if value in values[:place]]

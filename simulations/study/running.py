@@ -15,13 +15,12 @@ import numpy as np
 from aggregator.config import RoundSettings
 from aggregator.selection import make_selector
 from simulations.data.federation import check_federation
-from simulations.engines.engine import StepRule
 from simulations.engines.model import SimulatedModel
 from simulations.engines.planner import Plan
 from simulations.engines.population import Population, gather_population
 from simulations.rounds.grouping import GroupedWorkers
 from simulations.rounds.keeping import RowFolder
-from simulations.rounds.method import Method
+from simulations.rounds.method import Method, step_rule
 from simulations.rounds.opening import open_plan, plan_workers
 from simulations.rounds.simulation import RoundRecord, Simulation
 from simulations.rounds.workers import Workers
@@ -31,7 +30,6 @@ from simulations.study.material import make_federation, make_model
 from simulations.study.origin import code_commit, code_versions
 from simulations.study.outcome import LAST_ROUNDS, CellOutcome, ClientOutcome, RoundOutcome, Status
 from wire.errors import FedlagError, FleetError
-from wire.messages import TrainingSettings
 from wire.sketches import personal_width
 
 __all__ = ["run_cell", "sketch_values"]
@@ -142,14 +140,19 @@ class _Run:
     def _run_rounds(self, workers: Workers, cohort: int) -> tuple[Status, str]:
         cell = self.cell
         settings = RoundSettings(
-            num_rounds=cell.num_rounds, cohort_size=cohort, sketch_width=cell.sketch_width, seed=cell.seed
+            num_rounds=cell.num_rounds,
+            cohort_size=cohort,
+            sketch_width=cell.sketch_width,
+            seed=cell.seed,
+            schedule=cell.training.schedule,
+            warmup_rounds=cell.training.warmup_rounds,
         )
         simulation = Simulation(
             self.model,
             self.population,
             self.method,
             settings,
-            _training(cell),
+            cell.training.settings(cell.learning_rate),
             workers,
             watches_conflict=cell.records_conflict,
             lies=cell.lies,
@@ -216,26 +219,11 @@ def _known(score: float) -> float | None:
     return score if math.isfinite(score) else None
 
 
-def _training(cell: Cell) -> TrainingSettings:
-    rule = cell.training
-    return TrainingSettings(
-        learning_rate=cell.learning_rate,
-        momentum=rule.momentum,
-        num_epochs=rule.num_epochs,
-        batch_size=rule.batch_size,
-        max_gradient_norm=rule.max_gradient_norm,
-    )
-
-
-def _step_rule(cell: Cell) -> StepRule:
-    return StepRule(cell.learning_rate, cell.training.momentum, cell.training.max_gradient_norm)
-
-
 def _plan(cell: Cell, engine: str, model: SimulatedModel, population: Population, cohort: int) -> Plan:
     """Return how a cell is trained; ``auto`` stays on one thread, for cells share out the cores already."""
     key = (cell.scenario, cell.training, cohort, engine)
     if key not in PLANS:
-        batch_size, rule = cell.training.batch_size, _step_rule(cell)
+        batch_size, rule = cell.training.batch_size, step_rule(cell.training.settings(cell.learning_rate))
         found = plan_workers(model, population, engine=engine, cohort_size=cohort, batch_size=batch_size, rule=rule)
         PLANS[key] = replace(found, num_processes=1) if engine == "auto" else found
     return PLANS[key]

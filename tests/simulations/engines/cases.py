@@ -29,6 +29,8 @@ RULES = {
     "momentum, clipped": StepRule(0.05, 0.9, 0.5),
     "proximal": StepRule(0.05, proximal=0.3),
     "all at once": StepRule(0.05, 0.5, 1.0, 0.1),
+    "nesterov": StepRule(0.05, 0.9, is_nesterov=True, weight_decay=0.1),
+    "adamw": StepRule(0.01, 0.9, 0.5, optimizer="adamw", weight_decay=0.1),
 }
 
 

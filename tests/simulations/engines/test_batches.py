@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from edge_client.dataset import Dataset, Split
 from edge_client.training import RoundWork, run_round
 from simulations.engines.batches import gather_batches, num_steps
-from simulations.engines.engine import StepRule
 from simulations.engines.model import SimulatedModel, install, layer_rows
 from simulations.engines.planner import CPU_ENGINES, make_engine
 from simulations.engines.population import gather_population
 from simulations.loopback.numpy_program import NumpyProgram, initial_values, perceptron_manifest
+from simulations.rounds.method import step_rule
 from tests.simulations.engines.cases import make_case, tanh_perceptron
 from wire.messages import RoundPlan, TrainingSettings
 from wire.random import key_from_label, random_permutation
@@ -81,8 +81,11 @@ def test_a_client_without_examples_is_refused() -> None:
         TrainingSettings(learning_rate=0.1, momentum=0.9, num_epochs=3, batch_size=4),
         TrainingSettings(learning_rate=0.2, momentum=0.0, max_gradient_norm=1e9, batch_size=7),
         TrainingSettings(learning_rate=0.5, momentum=0.5, max_gradient_norm=0.3, batch_size=5),
+        TrainingSettings(learning_rate=0.1, nesterov=True, weight_decay=0.1, proximal=0.5, num_epochs=2, batch_size=5),
+        TrainingSettings(learning_rate=0.01, optimizer="adamw", weight_decay=0.1, num_epochs=2, batch_size=4),
+        TrainingSettings(learning_rate=0.01, optimizer="adam", momentum=0.5, weight_decay=0.1, batch_size=4),
     ],
-    ids=["momentum", "plain", "clipped"],
+    ids=["momentum", "plain", "clipped", "nesterov", "adamw", "adam"],
 )
 def test_a_round_is_that_of_a_device_with_its_own_optimizer_and_program(
     engine: str, training: TrainingSettings
@@ -102,10 +105,8 @@ def test_a_round_is_that_of_a_device_with_its_own_optimizer_and_program(
     model = SimulatedModel(tanh_perceptron(sizes), manifest.layers, (6,), 4)
     labels = [[f"batches/{training.seed}/kitchen/0/3/{epoch}"] for epoch in range(training.num_epochs)]
     batches = gather_batches(gather_population({"kitchen": data}).train, [0], labels, training.batch_size)
-    norm = training.max_gradient_norm
-    rule = StepRule(training.learning_rate, training.momentum, norm if norm < 1e9 else None)
     params = install(model, {name: torch.from_numpy(values) for name, values in start.items()}, 1)
-    trained, losses = make_engine(engine, model).train(params, batches, rule)
+    trained, losses = make_engine(engine, model).train(params, batches, step_rule(training), params)
 
     for layer in manifest.layers:
         np.testing.assert_allclose(layer_rows(layer, trained)[0].numpy(), device.own[layer.name], atol=2e-6)

@@ -9,6 +9,7 @@ client of five may differ by up to 1e-2, and of a model without edges none.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -93,23 +94,32 @@ def test_in_float32_an_engine_is_the_serial_loop_up_to_rounding_but_for_a_client
         assert max(each) < ON_AN_EDGE
 
 
+TORCHS: dict[str, Callable[[list[torch.nn.Parameter]], torch.optim.Optimizer]] = {
+    "momentum, clipped": lambda them: torch.optim.SGD(them, lr=0.05, momentum=0.9),
+    "nesterov": lambda them: torch.optim.SGD(them, lr=0.05, momentum=0.9, nesterov=True, weight_decay=0.1),
+    "adamw": lambda them: torch.optim.AdamW(them, lr=0.01, weight_decay=0.1),
+}
+
+
+@pytest.mark.parametrize("rule", TORCHS)
 @pytest.mark.parametrize("engine", CPU_ENGINES)
-def test_a_step_is_torchs_own_sgd(engine: str) -> None:
+def test_a_step_is_that_of_torchs_own_optimizer(engine: str, rule: str) -> None:
     case = make_case("norms", (4,), is_double=True)
     batches = case.batches(3)
     module = make_case("norms", (4,), is_double=True).model.module
     with torch.no_grad():
         for name, values in module.named_parameters():
             values.copy_(case.params[name][0])
-    optimizer = torch.optim.SGD(module.parameters(), lr=0.05, momentum=0.9)
+    optimizer = TORCHS[rule](list(module.parameters()))
     for step in range(3):
         optimizer.zero_grad()
         x, y = batches.of_client(0, step)
         loss = torch.nn.functional.cross_entropy(module(x), y)
         torch.autograd.backward(loss)
-        torch.nn.utils.clip_grad_norm_(module.parameters(), 0.5)
+        if RULES[rule].max_gradient_norm is not None:
+            torch.nn.utils.clip_grad_norm_(module.parameters(), 0.5)
         optimizer.step()
-    found, _ = make_engine(engine, case.model).train(case.params, batches, RULES["momentum, clipped"])
+    found, _ = make_engine(engine, case.model).train(case.params, batches, RULES[rule])
     expected = {name: values.detach().unsqueeze(0) for name, values in module.named_parameters()}
     assert distance(found, expected) < 1e-5  # torch adds 1e-6 to the norm that it clips by
 

@@ -97,7 +97,7 @@ def test_a_gpu_with_too_little_memory_trains_fewer_clients_at_once_and_says_so(
     case = make_case("image-cnn", (16,) * 256)
     clients = tuple(range(case.num_clients))
     shares = np.full(len(clients), 1 / len(clients))
-    job = TrainJob(1, 0, clients, shares, case.model.initial_values(), (), (Phase(1, 0.05, batch_size=16),))
+    job = TrainJob(1, 0, clients, shares, case.model.initial_values(), (), (Phase(1, 16, StepRule(0.05, 0.9, 5.0)),))
 
     def train(name: str) -> Trained:
         rows = RowFolder(tmp_path, len(clients), case.model.layer_sizes)

@@ -67,6 +67,11 @@ def test_cells_that_differ_in_method_seed_or_rate_are_comparable() -> None:
         ("scenarios = [{name = 'digits-iid', num_cients = 3}]\nmethods = ['local']", "num_cients"),
         ("scenarios = ['digits-iid']\nmethods = ['local']\n[training]\nlearning_rates = [0]", "learning_rates"),
         ("scenarios = ['digits-iid']\nmethods = ['local']\nseeds = [3, 3]", "seed 3 is there twice"),
+        (
+            "scenarios = ['digits-iid']\nmethods = ['local']\n[training]\noptimizer = 'adam'\nnesterov = true",
+            "nesterov looks ahead",
+        ),
+        ("scenarios = ['digits-iid']\nmethods = ['local']\n[training]\nwarmup_rounds = 40", "leaves none of 40"),
         ("scenarios = ['digits-iid'\n", "is not TOML"),
         ("scenarios = ['digits-iid']\nmethods = ['magic']", "no method is named 'magic'"),
         ("scenarios = ['digits-iid']\nmethods = [{name = 'fedper', options = {num = 1}}]", "no option 'num'"),
@@ -163,6 +168,15 @@ learning_rates = [0.1]
         for it in plan_study(load_study(path)).cells
     ]
     assert found == [("honest", None, None, 0.1), ("lied to", "inflated", 5, 0.2), ("lied to", "inflated", 5, 0.4)]
+
+
+@pytest.mark.parametrize("option", [{"optimizer": "adamw"}, {"proximal": 0.1}, {"schedule": "cosine"}])
+def test_what_training_was_given_later_gives_a_cell_another_name_only_where_it_says_something(
+    option: dict[str, object],
+) -> None:
+    training = msgspec.convert(option, TrainingRule)
+    assert cell_digest(msgspec.structs.replace(CELL, training=training)) != cell_digest(CELL)
+    assert cell_digest(CELL) == cell_digest(msgspec.structs.replace(CELL, training=TrainingRule()))
 
 
 def test_a_rate_that_a_scenario_names_twice_is_refused(tmp_path: Path) -> None:
