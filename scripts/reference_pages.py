@@ -1,7 +1,7 @@
-"""Rewrite the generated parts of docs/protocol.md: the table of topics and the fields of every message.
+"""Rewrite what docs/ says in the code's own words: the protocol's topics and messages, the manifest's fields and schema.
 
 Usage: ``scripts/write-docs``. What stands between a pair of marks comes from ``wire.topics.ROUTES`` and from the types and
-docstrings of the messages; all else on the page is written by hand. A test compares the page with the code.
+docstrings of messages and manifest; all else on a page is written by hand. A test compares the pages with the code.
 """
 
 from __future__ import annotations
@@ -13,24 +13,47 @@ from typing import Any
 
 import msgspec
 
+from wire.manifest import ModelManifest
 from wire.messages import PROTOCOL_VERSION, Message, Summary
 from wire.topics import QOS, ROOT, ROUTES, Route
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "protocol.md"
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+PROTOCOL, MANIFEST, SCHEMA = DOCS / "protocol.md", DOCS / "manifest.md", DOCS / "manifest.schema.json"
 
 
 def main() -> None:
-    """Rewrite the page."""
-    PAGE.write_text(renewed(PAGE.read_text()))
+    """Rewrite the pages."""
+    for page in (PROTOCOL, MANIFEST):
+        page.write_text(renewed(page.read_text()))
+    SCHEMA.write_bytes(schema())
 
 
 def renewed(page: str) -> str:
     """Return the page with its generated parts as the code has them now."""
-    for name, text in {"topics": topics(), "messages": messages()}.items():
+    for name, write in {"topics": topics, "messages": messages, "fields": manifest_fields}.items():
         begin, end = f"<!-- {name}: written by scripts/write-docs -->", f"<!-- end of {name} -->"
         expression = re.compile(rf"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
-        page = expression.sub(lambda _, new=f"{begin}\n{text}\n{end}": new, page)  # type: ignore[misc]
+        if begin in page:
+            before, behind = expression.split(page)
+            page = f"{before}{begin}\n{write()}\n{end}{behind}"
     return page
+
+
+def schema() -> bytes:
+    """Return the manifest's JSON schema, draft 2020-12."""
+    text = msgspec.json.encode(msgspec.json.schema(ModelManifest)).decode().replace(r"\\Z", "$")  # as ECMAScript has it
+    found: dict[str, Any] = msgspec.json.decode(text)
+    for definition in found["$defs"].values():
+        definition["description"] = inspect.cleandoc(definition["description"]).partition("\n\n")[0]
+    whole = {"$schema": "https://json-schema.org/draft/2020-12/schema", **found}
+    return msgspec.json.format(msgspec.json.encode(whole), indent=2) + b"\n"
+
+
+def manifest_fields() -> str:
+    """Return the fields of the manifest, and of what it is made of."""
+    kinds: list[type[msgspec.Struct]] = []
+    _collect(ModelManifest, kinds)
+    return "\n\n".join(_section(kind) for kind in kinds)
 
 
 def topics() -> str:
