@@ -1,4 +1,4 @@
-"""``fedlag edge``: run devices. argparse, since a device stays light."""
+"""``fedlag edge``: run devices, and write down what they learned. argparse, since a device stays light."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import logging
 import signal
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -26,12 +27,28 @@ def main(arguments: list[str]) -> None:
     run = verbs.add_parser("run", help="serve the fleet until SIGTERM or Ctrl+C")
     run.add_argument("config", nargs="+", type=Path, help="a device's TOML file; several make several devices")
     run.add_argument("--quiet", action="store_true", help="log errors alone")
+    export = verbs.add_parser("export-model", help="write this device's own model as .onnx and .safetensors")
+    export.add_argument("config", type=Path, help="the device's TOML file")
+    export.add_argument("-o", "--output", type=Path, required=True, help="the files' name, without an ending")
     options = parser.parse_args(arguments)
+    if options.verb == "export-model":
+        _export_model(load_settings(options.config, EdgeConfig), options.output)
+        return
     logging.basicConfig(
         level=logging.ERROR if options.quiet else logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
     )
     configs = [load_settings(path, EdgeConfig) for path in options.config]
     asyncio.run(_run_devices(configs))
+
+
+def _export_model(config: EdgeConfig, output: Path) -> None:
+    from edge_client.exporting import export_own_model  # noqa: PLC0415 - a device that runs does without
+
+    found = export_own_model(config, output)
+    sys.stdout.write(
+        f"{found.model} as {config.device_id} trained it in round {found.round_number}: {found.onnx} (x -> logits), "
+        f"{found.safetensors}\n"
+    )
 
 
 async def _run_devices(configs: list[EdgeConfig]) -> None:

@@ -14,7 +14,10 @@ import tomllib
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
+from onnxruntime import InferenceSession
+from safetensors.numpy import load_file
 
 from aggregator.config import AggregatorConfig, RoundSettings
 from broker.embedded import free_port
@@ -72,7 +75,7 @@ def test_the_fleet_by_hand_runs_as_its_page_says(tmp_path: Path) -> None:
     try:
         for words in commands(home / "README.md"):
             arguments = [word.replace("1883", port) for word in words]
-            if words[0] == "python" or words[1] == "export" or words[1] == "aggregator":
+            if words[0] == "python" or words[1] in {"export", "aggregator"} or words[2] == "export-model":
                 subprocess.run(arguments, cwd=home, env=environment, timeout=200, check=True)
             else:
                 running.append(subprocess.Popen(arguments, cwd=home, env=environment, stdout=subprocess.DEVNULL))
@@ -81,6 +84,9 @@ def test_the_fleet_by_hand_runs_as_its_page_says(tmp_path: Path) -> None:
             child.send_signal(signal.SIGINT)
         codes = [child.wait(timeout=30) for child in running]
     assert codes == [0, 0, 0]
+    assert load_file(home / "attic-model.safetensors")["head.weight"].shape == (10, 32)
+    session = InferenceSession(home / "attic-model.onnx", providers=["CPUExecutionProvider"])
+    assert session.run(["logits"], {"x": np.zeros((3, 64), np.float32)})[0].shape == (3, 10)
     reports = sorted((home / "aggregator" / "reports").glob("*.json"))
     assert len(reports) == 31
     last = json.loads(reports[-1].read_text())
