@@ -15,6 +15,7 @@ from edge_client.config import EdgeConfig
 from edge_client.dataset import Dataset, load_dataset
 from edge_client.fetching import Subscribe, Unsubscribe
 from edge_client.generation import Traffic, compose_generation
+from edge_client.pieces import PiecewiseProgram
 from edge_client.program import TrainingProgram
 from edge_client.session import Effect, LoadProgram, Session, Train
 from edge_client.store import DeviceStore
@@ -197,7 +198,9 @@ class Agent:
         if key not in self._workshop.programs:
             folder = self._store.program_folder(model_id)
             self._workshop.programs[key] = _load_runtime(self._config.runtime, folder, manifest)
-        return self._workshop.programs[key]
+        program = self._workshop.programs[key]
+        size = self._config.most_examples
+        return program if size is None else PiecewiseProgram(program, size)
 
     async def _train(self, effect: Train) -> None:
         program, data = self._program, self._dataset

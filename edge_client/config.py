@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
+from msgspec import Meta
 
 from wire.messages import DeviceId
 from wire.mqtt import BrokerAddress
@@ -23,6 +24,8 @@ class EdgeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
             test split, ``x_test`` and ``y_test``.
         folder: Where the device keeps its program and its personal layers.
         runtime: ``onnx`` or ``executorch``.
+        most_examples: Examples that are computed at once; a larger batch is run in pieces, with the same result but for
+            rounding and in less memory. Absent: whole batches.
         broker: Where the broker is.
     """
 
@@ -31,4 +34,5 @@ class EdgeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     data: Path
     folder: Path
     runtime: Literal["onnx", "executorch"] = "onnx"
+    most_examples: Annotated[int, Meta(ge=1, le=2**31 - 1)] | None = None
     broker: BrokerAddress = BrokerAddress()

@@ -2,8 +2,8 @@
 
 Importing this module is cheap; ``load_executorch_program`` imports the runtime, and with it torch.
 
-Memory is planned when the model is exported, for a largest batch that the file names. A greater batch runs in pieces: the
-loss is a mean over examples, so the weighted mean of the pieces' gradients is the batch's gradient.
+Memory is planned when the model is exported, for a largest batch that the file names. A greater batch runs in pieces
+(``edge_client.pieces``).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from edge_client.pieces import predict_in_pieces, train_in_pieces
 from edge_client.program import Params, TrainStep
 from edge_client.program_check import check_inputs, check_params, check_targets, read_program_file
 from wire.errors import ManifestError, ProgramError
@@ -82,12 +83,12 @@ class ExecutorchProgram:
         check_inputs(self.manifest, inputs)
         check_targets(self.manifest, targets, len(inputs))
         tensors = [_tensor(params[name]) for name in self._names]
-        pieces = [
-            self._run("train.pte", self._train_file, [*tensors, _tensor(inputs[rows]), _tensor(targets[rows])])
-            for rows in self._pieces(len(inputs))
-        ]
-        loss, logits, *gradients = pieces[0] if len(pieces) == 1 else _join(pieces, len(inputs))
-        return TrainStep(float(loss), logits, dict(zip(self._names, gradients, strict=True)))
+
+        def step(x: np.ndarray, y: np.ndarray) -> TrainStep:
+            loss, logits, *gradients = self._run("train.pte", self._train_file, [*tensors, _tensor(x), _tensor(y)])
+            return TrainStep(float(loss), logits, dict(zip(self._names, gradients, strict=True)))
+
+        return train_in_pieces(step, inputs, targets, self._largest_batch)
 
     def predict(self, params: Params, inputs: np.ndarray) -> np.ndarray:
         """Return the logits, shape ``(batch, num_classes)``, float32.
@@ -102,16 +103,11 @@ class ExecutorchProgram:
         check_params(self.manifest, params)
         check_inputs(self.manifest, inputs)
         tensors = [_tensor(params[name]) for name in self._names]
-        pieces = [
-            self._run("predict.pte", self._predict_file, [*tensors, _tensor(inputs[rows])])[0]
-            for rows in self._pieces(len(inputs))
-        ]
-        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
-    def _pieces(self, num_examples: int) -> list[slice]:
-        """Return the rows of each piece, none greater than the memory plan allows."""
-        size = self._largest_batch
-        return [slice(start, start + size) for start in range(0, num_examples, size)]
+        def predict(x: np.ndarray) -> np.ndarray:
+            return self._run("predict.pte", self._predict_file, [*tensors, _tensor(x)])[0]
+
+        return predict_in_pieces(predict, inputs, self._largest_batch)
 
     def _run(self, name: str, file: Any, tensors: list[Any]) -> list[np.ndarray]:
         """Return the method's outputs as arrays of their own."""
@@ -142,19 +138,6 @@ def load_executorch_program(folder: Path, manifest: ModelManifest) -> Executorch
         except RuntimeError as error:
             raise ProgramError(f"ExecuTorch cannot load {folder / name}: {error}") from error
     return ExecutorchProgram(manifest, *files)
-
-
-def _join(pieces: list[list[np.ndarray]], num_examples: int) -> list[np.ndarray]:
-    """Return loss, logits and gradients of the whole batch: means weighted by the pieces' sizes."""
-    shares = [np.float32(len(piece[1]) / num_examples) for piece in pieces]
-    joined: list[np.ndarray] = []
-    for position, values in enumerate(zip(*pieces, strict=True)):
-        if position == 1:
-            joined.append(np.concatenate(values))
-        else:
-            parts = [share * part for share, part in zip(shares, values, strict=True)]
-            joined.append(np.asarray(np.sum(parts, axis=0)))
-    return joined
 
 
 def _import_runtime() -> Callable[[bytes], Any]:

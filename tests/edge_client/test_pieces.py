@@ -1,0 +1,75 @@
+"""A batch in pieces is the batch."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge_client.pieces import PiecewiseProgram
+from edge_client.program import Params, TrainStep
+from simulations.loopback.numpy_program import NumpyProgram, initial_values, perceptron_manifest
+from wire.tensors import unflatten_layer
+
+SIZES = [5, 4, 3]
+
+
+class Watched(NumpyProgram):
+    """Notes how many examples it was given."""
+
+    def __init__(self) -> None:
+        super().__init__(perceptron_manifest(SIZES))
+        self.sizes: list[int] = []
+
+    def train_step(self, params: Params, inputs: np.ndarray, targets: np.ndarray) -> TrainStep:
+        self.sizes.append(len(targets))
+        return super().train_step(params, inputs, targets)
+
+    def predict(self, params: Params, inputs: np.ndarray) -> np.ndarray:
+        self.sizes.append(len(inputs))
+        return super().predict(params, inputs)
+
+
+def make_params(program: NumpyProgram) -> dict[str, np.ndarray]:
+    values = initial_values(program.manifest, np.random.default_rng(0))
+    params: dict[str, np.ndarray] = {}
+    for layer in program.manifest.layers:
+        params |= unflatten_layer(layer, values[layer.name])
+    return params
+
+
+@given(st.integers(1, 40), st.integers(1, 45))
+def test_pieces_give_the_loss_logits_and_gradients_of_the_whole(num_examples: int, most_examples: int) -> None:
+    program, rng = Watched(), np.random.default_rng(num_examples)
+    params = make_params(program)
+    x = rng.normal(size=(num_examples, SIZES[0])).astype(np.float32)
+    y = rng.integers(SIZES[-1], size=num_examples)
+    whole = program.train_step(params, x, y)
+    program.sizes.clear()
+    found = PiecewiseProgram(program, most_examples).train_step(params, x, y)
+    assert max(program.sizes) <= most_examples
+    assert sum(program.sizes) == num_examples
+    assert found.loss == pytest.approx(whole.loss, abs=1e-6)
+    np.testing.assert_allclose(found.logits, whole.logits, atol=1e-6)
+    for name, gradient in whole.gradients.items():
+        np.testing.assert_allclose(found.gradients[name], gradient, atol=1e-6)
+        assert found.gradients[name].dtype == gradient.dtype
+    program.sizes.clear()
+    np.testing.assert_allclose(PiecewiseProgram(program, most_examples).predict(params, x), whole.logits, atol=1e-6)
+    assert max(program.sizes) <= most_examples
+
+
+def test_what_a_piece_gave_is_not_changed_by_the_next() -> None:
+    program = Watched()
+    params, x = make_params(program), np.ones((4, SIZES[0]), np.float32)
+    given_back: list[TrainStep] = []
+
+    class Keeps(Watched):
+        def train_step(self, params: Params, inputs: np.ndarray, targets: np.ndarray) -> TrainStep:
+            given_back.append(super().train_step(params, inputs, targets))
+            return given_back[-1]
+
+    PiecewiseProgram(Keeps(), 2).train_step(params, x, np.array([0, 1, 2, 0]))
+    first = program.train_step(params, x[:2], np.array([0, 1]))
+    assert all((given_back[0].gradients[name] == gradient).all() for name, gradient in first.gradients.items())
