@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from edge_client.config import EdgeConfig
-from edge_client.onnx_program import load_onnx_program
+from edge_client.onnx_program import load_onnx_program, load_session
 from edge_client.program_check import LOGITS, read_program_file
 from edge_client.standalone import standalone_onnx
 from edge_client.store import DeviceStore
@@ -68,26 +68,19 @@ def export_own_model(config: EdgeConfig, output: Path) -> ExportedModel:
     params: dict[str, np.ndarray] = {}
     for layer in manifest.layers:
         params |= unflatten_layer(layer, own[layer.name])
-    data = standalone_onnx(read_program_file(folder, manifest, "predict.onnx"), params)
-    x = np.random.default_rng(0).standard_normal((CHECKED_BATCH, *manifest.input_shape)).astype(np.float32)
-    expected = load_onnx_program(folder, manifest).predict(params, x)
-    if np.abs(_logits(data, x) - expected).max() > LARGEST_DIFFERENCE * max(1.0, float(np.abs(expected).max())):
-        raise ProgramError(f"the stand-alone model of {manifest.model!r} gives other logits: please report this")
     files = ExportedModel(
         output.with_name(f"{output.name}.onnx"),
         output.with_name(f"{output.name}.safetensors"),
         manifest.model,
         generation.round_number,
     )
+    data = standalone_onnx(read_program_file(folder, manifest, "predict.onnx"), params)
+    x = np.random.default_rng(0).standard_normal((CHECKED_BATCH, *manifest.input_shape)).astype(np.float32)
+    expected = load_onnx_program(folder, manifest).predict(params, x)
+    found = load_session(files.onnx, data).run([LOGITS], {"x": x})[0]
+    if np.abs(found - expected).max() > LARGEST_DIFFERENCE * max(1.0, float(np.abs(expected).max())):
+        raise ProgramError(f"the stand-alone model of {manifest.model!r} gives other logits: please report this")
     about = {"model": manifest.model, "model_id": generation.model_id, "device": config.device_id}
     write_durably(files.safetensors, save(params, {**about, "round": str(generation.round_number)}))
     write_durably(files.onnx, data)
     return files
-
-
-def _logits(model: bytes, x: np.ndarray) -> np.ndarray:
-    import onnxruntime  # noqa: PLC0415 - beside the program that has imported it
-
-    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-    logits: np.ndarray = session.run([LOGITS], {"x": x})[0]
-    return logits

@@ -25,7 +25,7 @@ from edge_client.program_check import (
 from wire.errors import ManifestError, ProgramError
 from wire.manifest import ModelManifest
 
-__all__ = ["OnnxProgram", "load_onnx_program"]
+__all__ = ["OnnxProgram", "load_onnx_program", "load_session"]
 
 ERRORS_ONLY = 3
 """ONNX Runtime's log severity."""
@@ -136,13 +136,21 @@ def load_onnx_program(folder: Path, manifest: ModelManifest) -> OnnxProgram:
         ProgramError: If a file cannot be read or ONNX Runtime cannot load it.
     """
     onnxruntime.disable_telemetry_events()
-    train = _load_session(folder / "train.onnx", read_program_file(folder, manifest, "train.onnx"))
-    predict = _load_session(folder / "predict.onnx", read_program_file(folder, manifest, "predict.onnx"))
+    train = load_session(folder / "train.onnx", read_program_file(folder, manifest, "train.onnx"))
+    predict = load_session(folder / "predict.onnx", read_program_file(folder, manifest, "predict.onnx"))
     return OnnxProgram(manifest, train, predict)
 
 
-def _load_session(path: Path, data: bytes) -> onnxruntime.InferenceSession:
-    """Return a quiet, single-threaded, deterministic session."""
+def load_session(path: Path, data: bytes) -> onnxruntime.InferenceSession:
+    """Return a quiet, single-threaded, deterministic session.
+
+    Args:
+        path: Where the file is, or will be; for people.
+        data: Its bytes.
+
+    Raises:
+        ProgramError: If ONNX Runtime cannot load it.
+    """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1

@@ -64,7 +64,7 @@ def _initializer(name: str, values: np.ndarray) -> bytes:
 
 
 def _value_name(value: bytes) -> str:
-    return next((field.value.decode() for field in _fields(value) if field.number == VALUE_NAME), "")
+    return next((field.value.decode(errors="replace") for field in _fields(value) if field.number == VALUE_NAME), "")
 
 
 def _fields(message: bytes) -> Iterator[_Field]:

@@ -30,9 +30,9 @@ from simulations.rounds.opening import open_plan, plan_workers
 from simulations.rounds.simulation import Simulation
 from wire.messages import TrainingSettings
 
-CPU = "cpu"
+__all__ = ["CPU", "Order", "Run", "run"]
 
-__all__ = ["Order", "Run", "run"]
+CPU = "cpu"
 
 INPUT_SHAPE = (1, 28, 28)
 NUM_CLASSES = 10

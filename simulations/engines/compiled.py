@@ -1,7 +1,7 @@
 """The engine for a GPU that has time to warm up: the products of a step stay products, all between them is compiled.
 
 Between two products of a convolutional network lie a dozen operations that each read and write whole activations. Compiled,
-they are a few kernels that read and write once. That takes half a minute for every number of clients, examples and trained
+they are a few kernels that read and write once. That takes ten seconds for every number of clients, examples and trained
 layers, once a machine: torch keeps what it compiled on disk. Where clients have unequal numbers of steps there are many
 such numbers, so only the first few are compiled.
 """
@@ -17,6 +17,7 @@ import torch
 from simulations.engines.chain_ops import Sink, as_matrix, as_weight
 from simulations.engines.model import SimulatedModel, Stack
 from simulations.engines.products import ProductEngine
+from simulations.engines.stacked import Collected
 
 __all__ = ["CompiledEngine", "compile_whole"]
 
@@ -34,20 +35,10 @@ def compile_whole(function: Callable[..., Any], backend: str = "inductor") -> Ca
 
 
 @dataclass
-class _Factored:
+class _Factored(Collected):
     """Keeps gradients, and of those that are products the factors: who steps multiplies them into the parameters."""
 
-    params: Stack
-    gradients: Stack = field(default_factory=dict)
     products: Products = field(default_factory=dict)
-
-    def wants(self, name: str) -> bool:
-        """Say yes: in plain descent all parameters move."""
-        return name in self.params
-
-    def take(self, name: str, gradient: torch.Tensor) -> None:
-        """Keep it."""
-        self.gradients[name] = gradient
 
     def take_product(self, name: str, left: torch.Tensor, right: torch.Tensor) -> None:
         """Keep its factors."""
@@ -125,7 +116,7 @@ class CompiledEngine(ProductEngine):
     def _find_factors(
         self, params: Stack, inputs: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor
     ) -> tuple[torch.Tensor, Stack, Products]:
-        sink = _Factored(params)
+        sink = _Factored(params, frozenset(params))
         return self._backward(sink, inputs, targets, weights), sink.gradients, sink.products
 
     def _backward(self, sink: Sink, inputs: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:

@@ -85,8 +85,8 @@ class _Moments:
             self._of(self._second, name, gradient).mul_(decays[1]).addcmul_(gradient, gradient, value=1 - decays[1])
         )
         steps = self._num_steps[: self._active].view(-1, *[1] * (gradient.dim() - 1))
-        corrections = (1 - decay**steps for decay in decays)
-        return (first / next(corrections)).div_((second / next(corrections)).sqrt_().add_(EPSILON))
+        of_first, of_second = (1 - decay**steps for decay in decays)
+        return (first / of_first).div_((second / of_second).sqrt_().add_(EPSILON))
 
     def _of(self, moments: Stack, name: str, gradient: torch.Tensor) -> torch.Tensor:
         """Return the active clients' moments, which begin at zero."""

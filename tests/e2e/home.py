@@ -48,7 +48,9 @@ class Home:
         self._children.append(child)
         return child
 
-    def device(self, name: str, *, runtime: str = "onnx", seed: int = 0, labels: int = 0) -> Path:
+    def device(
+        self, name: str, *, runtime: str = "onnx", seed: int = 0, labels: int = 0, most_examples: int | None = None
+    ) -> Path:
         """Write a device's data and configuration; ``labels`` turns its labels, so that devices disagree."""
         rng = np.random.default_rng(seed)
         arrays: dict[str, np.ndarray] = {}
@@ -61,6 +63,7 @@ class Home:
         path = self.folder / f"{name}.toml"
         path.write_text(
             f'fleet = "test"\ndevice_id = "{name}"\ndata = "{name}.npz"\nfolder = "{name}"\nruntime = "{runtime}"\n'
+            f"{f'most_examples = {most_examples}' if most_examples else ''}\n"
             f"[broker]\nport = {self.broker.port}\n"
         )
         return path

@@ -33,7 +33,7 @@ def final_layers(home: Home, name: str) -> dict[str, str]:
 def test_three_device_processes_on_both_runtimes_finish_all_rounds(home: Home) -> None:
     home.device("kitchen", runtime="executorch", seed=1)
     home.device("attic", seed=2)
-    home.device("cellar", seed=3)
+    home.device("cellar", seed=3, most_examples=4)
     assert run_fleet(home, "fedavg", ["kitchen", "attic", "cellar"]) == 0, home.logs()
     reports = home.reports()
     assert [report.round_number for report in reports] == list(range(1, NUM_ROUNDS + 2))

@@ -14,6 +14,7 @@ from simulations.loopback.fleet import LoopbackFleet
 from simulations.rounds.method import Method
 from simulations.rounds.simulation import RoundRecord
 from tests.simulations.rounds.fleets import INITIAL, PROGRAM, TRAINING, Run, furthest, make_clients, run
+from wire.messages import TrainingSettings
 
 TOLERANCE = 1e-4
 NUM_CLIENTS = 6
@@ -36,15 +37,24 @@ CASES: dict[str, tuple[str, dict[str, Any], int, int]] = {
 DECIDING = {name for name, (selector, *_) in CASES.items() if selector in ("fedlag-swap", "fedlag-paper")}
 
 
-def make_fleet(selector: str, options: dict[str, Any], cohort_size: int, num_rounds: int) -> LoopbackFleet:
-    rounds = RoundSettings(num_rounds=num_rounds, cohort_size=cohort_size, quorum=cohort_size, sketch_width=32, seed=5)
+def make_fleet(
+    selector: str,
+    options: dict[str, Any],
+    cohort_size: int,
+    num_rounds: int,
+    training: TrainingSettings = TRAINING,
+    **more: Any,
+) -> LoopbackFleet:
+    rounds = RoundSettings(
+        num_rounds=num_rounds, cohort_size=cohort_size, quorum=cohort_size, sketch_width=32, seed=5, **more
+    )
     config = AggregatorConfig(
         fleet="home",
         program=Path("program"),
         folder=Path("folder"),
         selector=SelectorSettings(name=selector, options=options),
         rounds=rounds,
-        training=TRAINING,
+        training=training,
     )
     clients = make_clients(NUM_CLIENTS)
     # A fleet's first round opens as soon as enough devices are there; a simulation has them all. So the first cohort comes first.
@@ -100,6 +110,31 @@ def test_a_simulation_decides_and_averages_as_a_fleet_of_sessions_does(case: str
         for split, found in (("validation", figures.before), ("test", figures.test)):
             assert measured[split].loss[client] == pytest.approx(found.loss, abs=TOLERANCE)
             assert measured[split].accuracy[client] == found.accuracy
+
+
+@pytest.mark.parametrize(
+    ("training", "schedule"),
+    [
+        (TrainingSettings(learning_rate=0.01, optimizer="adamw", weight_decay=0.1, proximal=0.1), "cosine"),
+        (TrainingSettings(learning_rate=0.1, nesterov=True, weight_decay=0.01), "linear"),
+    ],
+    ids=["adamw, cosine", "nesterov, linear"],
+)
+def test_a_fleets_optimizer_and_schedule_are_simulated_too(
+    training: TrainingSettings, schedule: str, tmp_path: Path
+) -> None:
+    falling: dict[str, Any] = {"schedule": schedule, "warmup_rounds": 2}
+    fleet = make_fleet("fedlag-swap", EARLY, NUM_CLIENTS, 8, training, **falling)
+    method = Method(name="swap", selector="fedlag-swap", options=EARLY)
+    simulated = run(tmp_path, method, 8, make_clients(NUM_CLIENTS), num_done=0, training=training, seed=5, **falling)
+    rates = []
+    for _ in range(8):
+        rates.append(fleet.aggregator.state.plan.training.learning_rate)
+        fleet.run()
+        simulated.go_on(1)
+        assert_same_round(fleet, simulated, simulated.records[-1])
+    assert rates[0] < rates[1] == max(rates)
+    assert rates[-1] < rates[2]
 
 
 def test_a_fleet_of_devices_that_are_alike_shares_everything_in_both(tmp_path: Path) -> None:
