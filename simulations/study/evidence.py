@@ -24,7 +24,7 @@ from wire.errors import DataError
 
 __all__ = ["Evidence", "EvidenceCell", "Profile", "gather_evidence", "load_evidence", "plan_profile", "to_json"]
 
-Profile = Literal["cpu", "families", "hard", "recurrent", "deep", "shifts", "variants", "full"]
+Profile = Literal["cpu", "families", "hard", "recurrent", "deep", "shifts", "masks", "variants", "full"]
 
 
 class EvidenceCell(msgspec.Struct, frozen=True):
