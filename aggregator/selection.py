@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import msgspec
@@ -41,7 +41,9 @@ SELECTOR_NAMES = tuple(SELECTORS)
 """All names that a configuration may give, the default first."""
 
 
-def make_selector(name: str, options: Mapping[str, Any], num_rounds: int | None) -> Selector:
+def make_selector(
+    name: str, options: Mapping[str, Any], num_rounds: int | None, statistics: Collection[str] = ()
+) -> Selector:
     """Return the selector of this name.
 
     Args:
@@ -49,6 +51,7 @@ def make_selector(name: str, options: Mapping[str, Any], num_rounds: int | None)
         options: Its options by name, as a configuration file holds them; every selector takes ``pinned``, the layers
             that are personal from round 1 on.
         num_rounds: Rounds of the fleet, at least 1; None is without an end.
+        statistics: The model's layers of running statistics: pinned, unless the options say what is.
 
     Raises:
         ConfigError: If there is no such selector or option, or an option's value is wrong.
@@ -67,6 +70,6 @@ def make_selector(name: str, options: Mapping[str, Any], num_rounds: int | None)
     if unknown:
         raise ConfigError(f"selector {name} has no option {unknown[0]!r}; it has {', '.join(known)}")
     try:
-        return msgspec.convert({**options, "num_rounds": num_rounds}, type=selector)
+        return msgspec.convert({"pinned": statistics, **options, "num_rounds": num_rounds}, type=selector)
     except msgspec.ValidationError as error:
         raise ConfigError(f"selector {name}: {error}") from error

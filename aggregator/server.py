@@ -48,7 +48,8 @@ class Server:
         self._on_report = on_report
         self._store = FleetStore(config.folder)
         program = ProgramFolder(config.program)
-        selector = make_selector(config.selector.name, config.selector.options, config.rounds.num_rounds)
+        chosen, statistics = config.selector, program.manifest.statistics_layers
+        selector = make_selector(chosen.name, chosen.options, config.rounds.num_rounds, statistics)
         state = open_state(config, program, selector, self._store)
         digests = {*state.plan.shared_layers.values(), *state.plan.personal_layers.values()}
         layers_in_plan = {digest: self._store.load_layer(digest) for digest in digests}

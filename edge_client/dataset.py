@@ -1,4 +1,4 @@
-"""A device's own data: three splits of examples with labels, read from an ``.npz`` file."""
+"""A device's own data: three splits of examples with their targets, read from an ``.npz`` file."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ BROKEN = (OSError, ValueError, TypeError, EOFError, MemoryError, NotImplementedE
 
 
 class Split(NamedTuple):
-    """Examples with labels.
+    """Examples with their targets.
 
     Args:
-        inputs: Shape ``(examples, *input_shape)``, float32, finite.
-        targets: Shape ``(examples,)``, int64, in ``[0, num_classes)``.
+        inputs: Shape ``(examples, *input_shape)``, float32, finite; whole numbers in ``[0, num_tokens)`` where these are set.
+        targets: Shape ``(examples, *target_shape)``: int64 in ``[0, num_classes)``, or float32, finite; labels in ``[0, 1]``.
     """
 
     inputs: np.ndarray
@@ -67,11 +67,38 @@ def _split(path: Path, arrays: np.lib.npyio.NpzFile, name: str, manifest: ModelM
         raise DataError(f"{path}: x_{name} holds {inputs.dtype}, expected real numbers")
     with np.errstate(over="ignore"):  # what float32 cannot hold is refused below
         inputs = np.ascontiguousarray(inputs, dtype=np.float32)
-    shape = (targets.size, *manifest.input_shape)
-    if inputs.shape != shape or targets.ndim != 1 or targets.size == 0:
+    num_examples = len(targets) if targets.ndim else 0
+    shape = (num_examples, *manifest.input_shape)
+    if inputs.shape != shape or num_examples == 0:
         raise DataError(f"{path}: x_{name} has shape {inputs.shape}, model {manifest.model!r} expects {shape}")
     if not np.isfinite(inputs).all():
         raise DataError(f"{path}: x_{name} holds values that are not finite; clean them or leave those examples out")
-    if targets.dtype.kind not in "iu" or targets.min() < 0 or targets.max() >= manifest.num_classes:
-        raise DataError(f"{path}: y_{name} must hold whole numbers from 0 to {manifest.num_classes - 1}")
-    return Split(inputs, targets.astype(np.int64))
+    if manifest.num_tokens and (
+        inputs.min() < 0 or inputs.max() >= manifest.num_tokens or (inputs != np.floor(inputs)).any()
+    ):
+        raise DataError(f"{path}: x_{name} must hold whole numbers from 0 to {manifest.num_tokens - 1}")
+    return Split(inputs, _targets(f"{path}: y_{name}", targets, manifest))
+
+
+def _targets(what: str, targets: np.ndarray, manifest: ModelManifest) -> np.ndarray:
+    """Return targets as the program takes them.
+
+    Raises:
+        DataError: If they have another shape, or hold what the loss cannot take.
+    """
+    shape = (len(targets), *manifest.target_shape)
+    if targets.shape != shape:
+        raise DataError(f"{what} has shape {targets.shape}, model {manifest.model!r} expects {shape}")
+    if manifest.has_classes:
+        if targets.dtype.kind not in "iu" or targets.min() < 0 or targets.max() >= manifest.num_classes:
+            raise DataError(f"{what} must hold whole numbers from 0 to {manifest.num_classes - 1}")
+        return targets.astype(np.int64)
+    if targets.dtype.kind not in "fiub":
+        raise DataError(f"{what} holds {targets.dtype}, expected real numbers")
+    with np.errstate(over="ignore"):
+        values = np.ascontiguousarray(targets, dtype=np.float32)
+    if not np.isfinite(values).all():
+        raise DataError(f"{what} holds values that are not finite; leave those examples out")
+    if manifest.loss == "binary-cross-entropy" and (values.min() < 0 or values.max() > 1):
+        raise DataError(f"{what} must hold labels between 0 and 1")
+    return values

@@ -9,7 +9,7 @@ Memory is planned when the model is exported, for a largest batch that the file 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 
 from edge_client.pieces import predict_in_pieces, train_in_pieces
 from edge_client.program import Params, TrainStep
-from edge_client.program_check import check_inputs, check_params, check_targets, read_program_file
+from edge_client.program_check import check_batch, check_inputs, check_params, read_program_file, train_step_of
 from wire.errors import ManifestError, ProgramError
 from wire.manifest import ModelManifest
 
@@ -59,39 +59,43 @@ class ExecutorchProgram:
         batch = self._largest_batch
         params: list[Tensor] = [(parameter.shape, FLOAT32) for parameter in manifest.parameters]
         inputs: Tensor = ((batch, *manifest.input_shape), FLOAT32)
-        logits: Tensor = ((batch, manifest.num_classes), FLOAT32)
-        _check_tensors(manifest, "train.pte takes", _inputs(train), [*params, inputs, ((batch,), INT64)])
+        targets: Tensor = ((batch, *manifest.target_shape), INT64 if manifest.has_classes else FLOAT32)
+        masks: list[Tensor] = [((batch, *mask.shape), FLOAT32) for mask in manifest.masks or ()]
+        logits: Tensor = ((batch, *manifest.output_shape), FLOAT32)
+        _check_tensors(manifest, "train.pte takes", _inputs(train), [*params, inputs, targets, *masks])
         _check_tensors(manifest, "train.pte gives", _outputs(train), [((), FLOAT32), logits, *params])
         _check_tensors(manifest, "predict.pte takes", _inputs(predict), [*params, inputs])
         _check_tensors(manifest, "predict.pte gives", _outputs(predict), [logits])
 
-    def train_step(self, params: Params, inputs: np.ndarray, targets: np.ndarray) -> TrainStep:
+    def train_step(
+        self, params: Params, inputs: np.ndarray, targets: np.ndarray, masks: Sequence[np.ndarray] = ()
+    ) -> TrainStep:
         """Run one forward and backward pass; nothing is updated.
 
         Args:
             params: Every parameter of the manifest, float32.
             inputs: Shape ``(batch, *input_shape)``, float32.
-            targets: Shape ``(batch,)``, int64, in ``[0, num_classes)``.
+            targets: Shape ``(batch, *target_shape)``, int64 in ``[0, num_classes)`` or float32.
+            masks: The manifest's, each of shape ``(batch, *shape)``, float32.
 
         Returns:
-            Loss, logits and gradients, in arrays of their own.
+            Loss, logits, gradients and new statistics, in arrays of their own.
 
         Raises:
             ProgramError: If a shape, a type or a target is wrong, or the runtime fails.
         """
         check_params(self.manifest, params)
-        check_inputs(self.manifest, inputs)
-        check_targets(self.manifest, targets, len(inputs))
+        check_batch(self.manifest, inputs, targets, masks)
         tensors = [_tensor(params[name]) for name in self._names]
 
-        def step(x: np.ndarray, y: np.ndarray) -> TrainStep:
-            loss, logits, *gradients = self._run("train.pte", self._train_file, [*tensors, _tensor(x), _tensor(y)])
-            return TrainStep(float(loss), logits, dict(zip(self._names, gradients, strict=True)))
+        def step(*batch: np.ndarray) -> TrainStep:
+            loss, logits, *results = self._run("train.pte", self._train_file, [*tensors, *map(_tensor, batch)])
+            return train_step_of(self.manifest, loss, logits, results)
 
-        return train_in_pieces(step, inputs, targets, self._largest_batch)
+        return train_in_pieces(step, (inputs, targets, *masks), self._largest_batch)
 
     def predict(self, params: Params, inputs: np.ndarray) -> np.ndarray:
-        """Return the logits, shape ``(batch, num_classes)``, float32.
+        """Return the logits, shape ``(batch, *output_shape)``, float32.
 
         Args:
             params: Every parameter of the manifest, float32.

@@ -5,7 +5,7 @@ One thread, a fixed order of operations and deterministic kernels: the same batc
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,13 @@ from edge_client.program import Params, TrainStep
 from edge_client.program_check import (
     LOGITS,
     LOSS,
+    check_batch,
     check_inputs,
     check_params,
-    check_targets,
-    gradient_name,
+    mask_name,
     read_program_file,
+    result_name,
+    train_step_of,
 )
 from wire.errors import ManifestError, ProgramError
 from wire.manifest import ModelManifest
@@ -61,49 +63,52 @@ class OnnxProgram:
         self._names = tuple(parameter.name for parameter in manifest.parameters)
         params: list[Tensor] = [(parameter.name, parameter.shape, np.float32) for parameter in manifest.parameters]
         inputs: Tensor = ("x", (None, *manifest.input_shape), np.float32)
-        targets: Tensor = ("y", (None,), np.int64)
-        logits: Tensor = (LOGITS, (None, manifest.num_classes), np.float32)
-        gradients = [(gradient_name(name), shape, dtype) for name, shape, dtype in params]
-        _check_tensors(manifest, "train.onnx takes", train_session.get_inputs(), [*params, inputs, targets])
-        _check_tensors(
-            manifest, "train.onnx gives", train_session.get_outputs(), [(LOSS, (), np.float32), logits, *gradients]
-        )
+        targets: Tensor = ("y", (None, *manifest.target_shape), np.int64 if manifest.has_classes else np.float32)
+        masks: list[Tensor] = [
+            (mask_name(index), (None, *mask.shape), np.float32) for index, mask in enumerate(manifest.masks or ())
+        ]
+        loss: Tensor = (LOSS, (), np.float32)
+        logits: Tensor = (LOGITS, (None, *manifest.output_shape), np.float32)
+        results = [(result_name(manifest, name), shape, dtype) for name, shape, dtype in params]
+        _check_tensors(manifest, "train.onnx takes", train_session.get_inputs(), [*params, inputs, targets, *masks])
+        _check_tensors(manifest, "train.onnx gives", train_session.get_outputs(), [loss, logits, *results])
         _check_tensors(manifest, "predict.onnx takes", predict_session.get_inputs(), [*params, inputs])
         _check_tensors(manifest, "predict.onnx gives", predict_session.get_outputs(), [logits])
         self._run_train: Callable[..., list[np.ndarray]] = train_session.run
         self._run_predict: Callable[..., list[np.ndarray]] = predict_session.run
-        self._outputs = [LOSS, LOGITS, *(gradient_name(name) for name in self._names)]
+        self._outputs = [LOSS, LOGITS, *(name for name, _, _ in results)]
 
-    def train_step(self, params: Params, inputs: np.ndarray, targets: np.ndarray) -> TrainStep:
+    def train_step(
+        self, params: Params, inputs: np.ndarray, targets: np.ndarray, masks: Sequence[np.ndarray] = ()
+    ) -> TrainStep:
         """Run one forward and backward pass; nothing is updated.
 
         Args:
             params: Every parameter of the manifest, float32.
             inputs: Shape ``(batch, *input_shape)``, float32.
-            targets: Shape ``(batch,)``, int64, in ``[0, num_classes)``.
+            targets: Shape ``(batch, *target_shape)``, int64 in ``[0, num_classes)`` or float32.
+            masks: The manifest's, each of shape ``(batch, *shape)``, float32.
 
         Returns:
-            Loss, logits and gradients, in arrays of their own.
+            Loss, logits, gradients and new statistics, in arrays of their own.
 
         Raises:
             ProgramError: If a shape, a type or a target is wrong, or the runtime fails.
         """
         check_params(self.manifest, params)
-        check_inputs(self.manifest, inputs)
-        check_targets(self.manifest, targets, len(inputs))
+        check_batch(self.manifest, inputs, targets, masks)
         feed = {name: params[name] for name in self._names}
-        feed["x"] = inputs
-        feed["y"] = targets
+        feed |= {"x": inputs, "y": targets, **{mask_name(index): mask for index, mask in enumerate(masks)}}
         try:
-            loss, logits, *gradients = self._run_train(self._outputs, feed)
+            loss, logits, *results = self._run_train(self._outputs, feed)
         except Exception as error:
             raise ProgramError(
                 f"ONNX Runtime cannot run train.onnx of model {self.manifest.model!r}: {error}"
             ) from error
-        return TrainStep(float(loss), logits, dict(zip(self._names, gradients, strict=True)))
+        return train_step_of(self.manifest, loss, logits, results)
 
     def predict(self, params: Params, inputs: np.ndarray) -> np.ndarray:
-        """Return the logits, shape ``(batch, num_classes)``, float32.
+        """Return the logits, shape ``(batch, *output_shape)``, float32.
 
         Args:
             params: Every parameter of the manifest, float32.

@@ -1,13 +1,14 @@
 """Batches in pieces: the same step with the memory of fewer examples.
 
-The loss is a mean over examples, and no program mixes them otherwise, so the means of the pieces' losses and gradients,
-weighted by their sizes, are those of the batch. They are added up piece after piece, in float32: gradients are never there
-more than twice.
+The loss is a mean over examples, so the means of the pieces' losses and gradients, weighted by their sizes, are those of the
+batch; but for a program with running statistics, which normalizes each piece by itself (E. Hoffer et al., "Train longer,
+generalize better", NeurIPS 2017, call that ghost batch normalization). They are added up piece after piece, in float32:
+gradients are never there more than twice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -31,46 +32,43 @@ class PiecewiseProgram:
         self._program = program
         self._most_examples = most_examples
 
-    def train_step(self, params: Params, inputs: np.ndarray, targets: np.ndarray) -> TrainStep:
+    def train_step(
+        self, params: Params, inputs: np.ndarray, targets: np.ndarray, masks: Sequence[np.ndarray] = ()
+    ) -> TrainStep:
         """Run one forward and backward pass, piece after piece; see ``TrainingProgram``."""
 
-        def step(x: np.ndarray, y: np.ndarray) -> TrainStep:
-            return self._program.train_step(params, x, y)
+        def step(x: np.ndarray, y: np.ndarray, *masks: np.ndarray) -> TrainStep:
+            return self._program.train_step(params, x, y, masks)
 
-        return train_in_pieces(step, inputs, targets, self._most_examples)
+        return train_in_pieces(step, (inputs, targets, *masks), self._most_examples)
 
     def predict(self, params: Params, inputs: np.ndarray) -> np.ndarray:
-        """Return the logits, shape ``(batch, num_classes)``, float32."""
+        """Return the logits, shape ``(batch, *output_shape)``, float32."""
         return predict_in_pieces(lambda x: self._program.predict(params, x), inputs, self._most_examples)
 
 
-def train_in_pieces(
-    step: Callable[[np.ndarray, np.ndarray], TrainStep], inputs: np.ndarray, targets: np.ndarray, most_examples: int
-) -> TrainStep:
+def train_in_pieces(step: Callable[..., TrainStep], batch: tuple[np.ndarray, ...], most_examples: int) -> TrainStep:
     """Return the step of a whole batch.
 
     Args:
         step: Runs a piece; what it gives is its caller's.
-        inputs: Shape ``(batch, *input_shape)``.
-        targets: Shape ``(batch,)``.
+        batch: What it takes: inputs, targets and masks, all with one first dimension.
         most_examples: In a piece, at least 1.
     """
-    if len(inputs) <= most_examples:
-        return step(inputs, targets)
+    num_examples = len(batch[0])
+    if num_examples <= most_examples:
+        return step(*batch)
     loss, logits = 0.0, []
     gradients: dict[str, np.ndarray] = {}
-    for rows in _pieces(len(inputs), most_examples):
-        piece = step(inputs[rows], targets[rows])
-        share = len(piece.logits) / len(inputs)
+    statistics: dict[str, np.ndarray] = {}
+    for rows in _pieces(num_examples, most_examples):
+        piece = step(*(values[rows] for values in batch))
+        share = len(piece.logits) / num_examples
         loss += share * piece.loss
         logits.append(piece.logits)
-        for name, gradient in piece.gradients.items():
-            part = np.asarray(gradient * np.float32(share))
-            if name in gradients:
-                gradients[name] += part
-            else:
-                gradients[name] = part
-    return TrainStep(loss, np.concatenate(logits), gradients)
+        _add(gradients, piece.gradients, share)
+        _add(statistics, piece.statistics, share)
+    return TrainStep(loss, np.concatenate(logits), gradients, statistics)
 
 
 def predict_in_pieces(
@@ -80,6 +78,15 @@ def predict_in_pieces(
     if len(inputs) <= most_examples:
         return predict(inputs)
     return np.concatenate([predict(inputs[rows]) for rows in _pieces(len(inputs), most_examples)])
+
+
+def _add(sums: dict[str, np.ndarray], piece: Mapping[str, np.ndarray], share: float) -> None:
+    for name, values in piece.items():
+        part = np.asarray(values * np.float32(share))
+        if name in sums:
+            sums[name] += part
+        else:
+            sums[name] = part
 
 
 def _pieces(num_examples: int, most_examples: int) -> list[slice]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
@@ -20,14 +21,16 @@ class TrainStep(NamedTuple):
     """What one forward and backward pass gives.
 
     Args:
-        loss: Mean cross-entropy of the batch, in nats.
-        logits: Shape ``(batch, num_classes)``, float32.
+        loss: The batch's mean loss; cross-entropies are in nats.
+        logits: Shape ``(batch, *output_shape)``, float32.
         gradients: Parameter name -> gradient of the loss, float32, in the parameter's shape.
+        statistics: Running statistic -> its new value, float32, in its shape.
     """
 
     loss: float
     logits: np.ndarray
     gradients: dict[str, np.ndarray]
+    statistics: Mapping[str, np.ndarray] = MappingProxyType({})
 
 
 class TrainingProgram(Protocol):
@@ -38,13 +41,16 @@ class TrainingProgram(Protocol):
 
     manifest: ModelManifest
 
-    def train_step(self, params: Params, inputs: np.ndarray, targets: np.ndarray) -> TrainStep:
+    def train_step(
+        self, params: Params, inputs: np.ndarray, targets: np.ndarray, masks: Sequence[np.ndarray] = ()
+    ) -> TrainStep:
         """Run one forward and backward pass; nothing is updated.
 
         Args:
             params: Every parameter of the manifest.
             inputs: Shape ``(batch, *input_shape)``, float32.
-            targets: Shape ``(batch,)``, int64, in ``[0, num_classes)``.
+            targets: Shape ``(batch, *target_shape)``, int64 in ``[0, num_classes)`` or float32.
+            masks: The manifest's, each of shape ``(batch, *shape)``, float32.
 
         Raises:
             ProgramError: If the runtime refuses the batch.
@@ -52,7 +58,7 @@ class TrainingProgram(Protocol):
         ...
 
     def predict(self, params: Params, inputs: np.ndarray) -> np.ndarray:
-        """Return the logits, shape ``(batch, num_classes)``, float32.
+        """Return the logits, shape ``(batch, *output_shape)``, float32.
 
         Raises:
             ProgramError: If the runtime refuses the batch.

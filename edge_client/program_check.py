@@ -7,16 +7,27 @@ every step, and their errors name the model, the tensor, what came and what was 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from edge_client.program import Params
+from edge_client.program import Params, TrainStep
 from wire.errors import ManifestError, ProgramError
 from wire.manifest import ModelManifest
 
-__all__ = ["LOGITS", "LOSS", "check_inputs", "check_params", "check_targets", "gradient_name", "read_program_file"]
+__all__ = [
+    "LOGITS",
+    "LOSS",
+    "check_batch",
+    "check_inputs",
+    "check_params",
+    "mask_name",
+    "read_program_file",
+    "result_name",
+    "train_step_of",
+]
 
 LOSS = "loss"
 LOGITS = "logits"
@@ -27,9 +38,31 @@ FLOAT32 = np.dtype(np.float32)
 INT64 = np.dtype(np.int64)
 
 
-def gradient_name(parameter: str) -> str:
-    """Return the name of the output that is this parameter's gradient."""
-    return f"gradient.{parameter}"
+def result_name(manifest: ModelManifest, parameter: str) -> str:
+    """Return the name of the output that is this parameter's gradient, or this running statistic's new value."""
+    return f"{'statistic' if parameter in manifest.statistics else 'gradient'}.{parameter}"
+
+
+def mask_name(index: int) -> str:
+    """Return the name of the input that is the manifest's mask of this index."""
+    return f"mask.{index}"
+
+
+def train_step_of(
+    manifest: ModelManifest, loss: np.ndarray, logits: np.ndarray, results: Sequence[np.ndarray]
+) -> TrainStep:
+    """Return a program's outputs by name: gradients and new statistics apart.
+
+    Args:
+        manifest: The program's.
+        loss: A scalar.
+        logits: Shape ``(batch, *output_shape)``.
+        results: One for each parameter, in the manifest's order.
+    """
+    statistics = manifest.statistics
+    named = dict(zip((parameter.name for parameter in manifest.parameters), results, strict=True))
+    gradients = {name: values for name, values in named.items() if name not in statistics}
+    return TrainStep(float(loss), logits, gradients, {name: named[name] for name in named if name in statistics})
 
 
 def read_program_file(folder: Path, manifest: ModelManifest, name: ProgramFileName) -> bytes:
@@ -91,23 +124,46 @@ def check_inputs(manifest: ModelManifest, inputs: np.ndarray) -> None:
         raise ProgramError(f"the inputs are {came}, model {manifest.model!r} expects {expected}")
     if len(inputs) == 0:
         raise ProgramError(f"the batch is empty, model {manifest.model!r} expects at least one example")
+    if manifest.num_tokens and not (inputs.min() >= 0 and inputs.max() < manifest.num_tokens):
+        raise ProgramError(
+            f"an input is no token of model {manifest.model!r}, which knows 0 to {manifest.num_tokens - 1}"
+        )
 
 
-def check_targets(manifest: ModelManifest, targets: np.ndarray, num_examples: int) -> None:
-    """Refuse targets that are not one known class for each example.
+def check_batch(manifest: ModelManifest, inputs: np.ndarray, targets: np.ndarray, masks: Sequence[np.ndarray]) -> None:
+    """Refuse inputs, targets and masks that do not belong together, or not to the model.
 
     Raises:
         ProgramError: In this case.
     """
-    if targets.shape != (num_examples,) or targets.dtype != INT64:
-        came, expected = _describe(targets.shape, targets.dtype), _describe((num_examples,), INT64)
+    check_inputs(manifest, inputs)
+    _check_targets(manifest, targets, len(inputs))
+    expected = manifest.masks or ()
+    if len(masks) != len(expected):
+        raise ProgramError(f"{len(masks)} masks came, model {manifest.model!r} expects {len(expected)}")
+    for index, (mask, spec) in enumerate(zip(masks, expected, strict=True)):
+        if mask.shape != (len(inputs), *spec.shape) or mask.dtype != FLOAT32:
+            came, wanted = _describe(mask.shape, mask.dtype), _describe((len(inputs), *spec.shape), FLOAT32)
+            raise ProgramError(f"{mask_name(index)} is {came}, model {manifest.model!r} expects {wanted}")
+
+
+def _check_targets(manifest: ModelManifest, targets: np.ndarray, num_examples: int) -> None:
+    """Refuse targets that are not known classes, or not values that the loss can take."""
+    dtype, shape = INT64 if manifest.has_classes else FLOAT32, (num_examples, *manifest.target_shape)
+    if targets.shape != shape or targets.dtype != dtype:
+        came, expected = _describe(targets.shape, targets.dtype), _describe(shape, dtype)
         raise ProgramError(f"the targets are {came}, model {manifest.model!r} expects {expected}")
-    lowest, highest = int(targets.min()), int(targets.max())
-    if lowest < 0 or highest >= manifest.num_classes:
-        wrong = lowest if lowest < 0 else highest
+    lowest, highest = targets.min(), targets.max()
+    if manifest.has_classes and (lowest < 0 or highest >= manifest.num_classes):
+        wrong = int(lowest if lowest < 0 else highest)
         raise ProgramError(
             f"target {wrong} is no class of model {manifest.model!r}, which knows 0 to {manifest.num_classes - 1}"
         )
+    if not manifest.has_classes and not (np.isfinite(lowest) and np.isfinite(highest)):
+        raise ProgramError(f"a target of model {manifest.model!r} is not finite; leave such examples out")
+    if manifest.loss == "binary-cross-entropy" and (lowest < 0 or highest > 1):
+        label = float(lowest if lowest < 0 else highest)
+        raise ProgramError(f"target {label:g} is no label of model {manifest.model!r}: labels are between 0 and 1")
 
 
 def _describe(shape: tuple[int | str, ...], dtype: np.dtype) -> str:

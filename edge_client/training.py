@@ -12,8 +12,10 @@ from typing import NamedTuple
 import numpy as np
 
 from edge_client.dataset import Dataset, Split
+from edge_client.masks import draw_masks
 from edge_client.optimizer import make_optimizer
 from edge_client.program import TrainingProgram
+from edge_client.scoring import Score
 from wire.errors import WireError
 from wire.manifest import LayerSpec, ModelManifest
 from wire.messages import LayerSummary, Measurement, RoundPlan
@@ -23,7 +25,6 @@ from wire.tensors import flatten_layer, unflatten_layer
 
 __all__ = [
     "EVALUATION_BATCH",
-    "LARGEST_LOSS",
     "RoundOutcome",
     "RoundWork",
     "check_plan",
@@ -33,8 +34,6 @@ __all__ = [
 ]
 
 EVALUATION_BATCH = 128
-LARGEST_LOSS = 20.0
-"""An example's loss is cut here, in nats: a single one must not decide a mean over few."""
 
 
 class RoundWork(NamedTuple):
@@ -60,7 +59,7 @@ class RoundOutcome(NamedTuple):
         own: Layer -> values after training, float32, shape ``(num_params,)``; empty in a measuring round.
         layers: Layer -> summary of its update; empty in a measuring round.
         num_steps: Optimizer steps.
-        train_loss: Mean loss over the steps, in nats.
+        train_loss: Mean loss over the steps.
         before: Validation with what was installed.
         after: Validation after training.
         test: Test split with what was installed, if there is one.
@@ -127,18 +126,12 @@ def run_round(program: TrainingProgram, data: Dataset, work: RoundWork) -> Round
 
 
 def measure(program: TrainingProgram, params: Mapping[str, np.ndarray], split: Split) -> Measurement:
-    """Return the mean loss, in nats, and the accuracy of a model on a split."""
-    loss, correct = 0.0, 0
+    """Return the mean loss and the accuracy of a model on a split."""
+    score = Score(program.manifest, split.targets)
     for start in range(0, len(split.targets), EVALUATION_BATCH):
-        targets = split.targets[start : start + EVALUATION_BATCH]
-        logits = program.predict(params, split.inputs[start : start + EVALUATION_BATCH]).astype(np.float64)
-        shifted = logits - logits.max(axis=1, keepdims=True)
-        chosen = shifted[np.arange(len(targets)), targets]
-        losses = np.log(np.exp(shifted).sum(axis=1)) - chosen
-        loss += float(np.minimum(np.nan_to_num(losses, nan=LARGEST_LOSS), LARGEST_LOSS).sum())
-        correct += int((logits.argmax(axis=1) == targets).sum())
-    num_examples = len(split.targets)
-    return Measurement(loss / num_examples, correct / num_examples, num_examples)
+        rows = slice(start, start + EVALUATION_BATCH)
+        score.add(program.predict(params, split.inputs[rows]), split.targets[rows])
+    return score.measurement()
 
 
 def summarize_update(plan: RoundPlan, layer: LayerSpec, update: np.ndarray) -> LayerSummary:
@@ -183,8 +176,10 @@ def _train(program: TrainingProgram, train: Split, params: dict[str, np.ndarray]
         order = random_permutation(key_from_label(label), len(train.targets))
         for start in range(0, len(order), settings.batch_size):
             batch = order[start : start + settings.batch_size]
-            step = program.train_step(params, train.inputs[batch], train.targets[batch])
+            masks = draw_masks(program.manifest, f"{label}/{start}", len(batch))
+            step = program.train_step(params, train.inputs[batch], train.targets[batch], masks)
             optimizer.update(params, step.gradients)
+            params.update(step.statistics)
             losses.append(step.loss)
     return losses
 

@@ -42,6 +42,16 @@ class Window:
             for length, pad, reach, stride in zip(size, self.padding, reaches, self.stride, strict=True)
         )
 
+    def transposed_size(self, size: Sequence[int], output_padding: Sequence[int]) -> tuple[int, ...]:
+        """Return the number of outputs along each dimension of the transposed convolution of an input of this size."""
+        reaches = [step * (taps - 1) + 1 for taps, step in zip(self.kernel, self.dilation, strict=True)]
+        return tuple(
+            (length - 1) * stride - 2 * pad + reach + more
+            for length, stride, pad, reach, more in zip(
+                size, self.stride, self.padding, reaches, output_padding, strict=True
+            )
+        )
+
 
 def make_window(
     kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]

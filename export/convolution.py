@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from types import NotImplementedType
 
 import torch
 
@@ -35,18 +34,16 @@ def convolution(
     padding: Sequence[int],
     dilation: Sequence[int],
     transposed: bool,
-    output_padding: Sequence[int],  # noqa: ARG001 - of transposed convolutions alone
+    output_padding: Sequence[int],
     groups: int,
-) -> torch.Tensor | NotImplementedType:
-    """Return ``aten.convolution`` as one batched matrix product. Transposed convolutions stay as they are."""
-    if transposed:
-        return NotImplemented
+) -> torch.Tensor:
+    """Return ``aten.convolution`` as one batched matrix product; a transposed one is another's input gradient."""
     window = make_window(weight.shape[2:], stride, padding, dilation)
-    size = window.output_size(x.shape[2:])
-    kernels = weight.reshape(groups, weight.shape[0] // groups, -1)
-    y = torch.bmm(_for_every_example(kernels, x), _input_columns(x, window, size, groups))
-    y = y.reshape(-1, weight.shape[0], *size)
-    return y if bias is None else y + bias.reshape(-1, *(1 for _ in size))
+    if transposed:
+        y = _input_gradient(x, window.transposed_size(x.shape[2:], output_padding), weight, window, groups)
+    else:
+        y = _convolve(x, weight, window, groups)
+    return y if bias is None else y + bias.reshape(-1, *(1 for _ in window.kernel))
 
 
 def convolution_backward(
@@ -61,14 +58,19 @@ def convolution_backward(
     output_padding: Sequence[int],  # noqa: ARG001 - of transposed convolutions alone
     groups: int,
     output_mask: Sequence[bool],
-) -> Gradients | NotImplementedType:
-    """Return ``aten.convolution_backward`` as batched matrix products. Transposed convolutions stay as they are."""
-    if transposed:
-        return NotImplemented
+) -> Gradients:
+    """Return ``aten.convolution_backward`` as batched matrix products; a transposed one's input gradient is a convolution."""
     window = make_window(weight.shape[2:], stride, padding, dilation)
+    small, large = (x, gradient) if transposed else (gradient, x)
+    x_gradient = None
+    if output_mask[0]:
+        if transposed:
+            x_gradient = _convolve(gradient, weight, window, groups)
+        else:
+            x_gradient = _input_gradient(gradient, x.shape[2:], weight, window, groups)
     return (
-        _input_gradient(gradient, x, weight, window, groups) if output_mask[0] else None,
-        _weight_gradient(gradient, x, weight, window, groups) if output_mask[1] else None,
+        x_gradient,
+        _weight_gradient(small, large, weight, window, groups) if output_mask[1] else None,
         bias_gradient(gradient) if output_mask[2] else None,
     )
 
@@ -76,6 +78,14 @@ def convolution_backward(
 def bias_gradient(gradient: torch.Tensor) -> torch.Tensor:
     """Return the gradient of the bias: a sum over batch and positions."""
     return gradient.sum([0, *range(2, gradient.dim())])
+
+
+def _convolve(x: torch.Tensor, weight: torch.Tensor, window: Window, groups: int) -> torch.Tensor:
+    """Return the convolution, without a bias."""
+    size = window.output_size(x.shape[2:])
+    kernels = weight.reshape(groups, weight.shape[0] // groups, -1)
+    y = torch.bmm(_for_every_example(kernels, x), _input_columns(x, window, size, groups))
+    return y.reshape(-1, weight.shape[0], *size)
 
 
 def _weight_gradient(
@@ -89,10 +99,10 @@ def _weight_gradient(
 
 
 def _input_gradient(
-    gradient: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, window: Window, groups: int
+    gradient: torch.Tensor, size: Sequence[int], weight: torch.Tensor, window: Window, groups: int
 ) -> torch.Tensor:
-    """Return the gradient of the input: a convolution of the spread gradient with the kernel, taps in reverse."""
-    inputs, outputs, size = weight.shape[1], weight.shape[0] // groups, x.shape[2:]
+    """Return the gradient of an input of this size: a convolution of the spread gradient with the kernel, taps in reverse."""
+    inputs, outputs = weight.shape[1], weight.shape[0] // groups
     spread = spread_by_stride(gradient.reshape(-1, outputs, *gradient.shape[2:]), window.stride)
     padded, starts = pad_for_input(spread, size, window)
     offsets = [
@@ -102,7 +112,7 @@ def _input_gradient(
     columns = gather_columns(padded, offsets, size, (1,) * len(size))
     columns = columns.reshape(-1, outputs * len(offsets), math.prod(size))
     kernels = weight.reshape(groups, outputs, inputs, -1).permute(0, 2, 1, 3).reshape(groups, inputs, -1)
-    return torch.bmm(_for_every_example(kernels, x), columns).reshape(x.shape)
+    return torch.bmm(_for_every_example(kernels, gradient), columns).reshape(-1, inputs * groups, *size)
 
 
 def _for_every_example(kernels: torch.Tensor, x: torch.Tensor) -> torch.Tensor:

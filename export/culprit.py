@@ -12,16 +12,18 @@ from collections.abc import Iterator
 import torch
 from torch.export import ExportedProgram
 from torch.fx import Node
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
+from export.model_check import CheckedModel
 from export.models import TrainableModel
 from export.quiet import quiet_exporters
 from wire.errors import ExportError
 
-__all__ = ["refuse_random_operators", "unsupported_operator"]
+__all__ = ["refuse_unpredictable_operators", "unsupported_operator"]
 
 
-def refuse_random_operators(model: TrainableModel, program: ExportedProgram) -> None:
-    """Refuse a model whose result is drawn anew each time, as with dropout: no two runtimes draw alike.
+def refuse_unpredictable_operators(checked: CheckedModel, program: ExportedProgram) -> None:
+    """Refuse a model whose result is drawn anew each time, no two runtimes draw alike, or whose sizes depend on values.
 
     Raises:
         ExportError: With the operator and its module.
@@ -29,15 +31,21 @@ def refuse_random_operators(model: TrainableModel, program: ExportedProgram) -> 
     for node in _operators(program):
         if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
             raise ExportError(
-                f"{_named(model, program, node)} draws random numbers, which no exported program can; remove it from the model"
+                f"{_named(checked, program, node)} draws random numbers, which no exported program can; call torch.nn.functional.dropout by this name, "
+                "or remove it from the model"
+            )
+        if free_unbacked_symbols(node.meta.get("val")):
+            raise ExportError(
+                f"{_named(checked, program, node)} gives a result whose shape depends on values; take torch.where, or a mask "
+                "instead of a selection"
             )
 
 
-def unsupported_operator(model: TrainableModel, program: ExportedProgram, runtime: str, message: str) -> ExportError:
+def unsupported_operator(checked: CheckedModel, program: ExportedProgram, runtime: str, message: str) -> ExportError:
     """Return the error for an operator that an exporter does not know.
 
     Args:
-        model: The model.
+        checked: The model.
         program: The graph that could not be exported.
         runtime: For which runtime.
         message: What the exporter said; the operator is the first of the graph that it names.
@@ -45,27 +53,26 @@ def unsupported_operator(model: TrainableModel, program: ExportedProgram, runtim
     for node in _operators(program):
         if re.search(rf"aten(::|\.){re.escape(_name(node))}\b", message):
             return ExportError(
-                f"{_named(model, program, node)} cannot run on {runtime}; docs/export.md says what can be used instead"
+                f"{_named(checked, program, node)} cannot run on {runtime}; docs/export.md says what can be used instead"
             )
     return ExportError(f"the model cannot be exported for {runtime}: {_first_line(message)}")
 
 
-def _named(model: TrainableModel, program: ExportedProgram, node: Node) -> str:
+def _named(checked: CheckedModel, program: ExportedProgram, node: Node) -> str:
     """Return operator and module for people: ``aten::dropout in module 'drop' (Dropout)``."""
     operator = f"aten::{_name(node)}"
-    path = _module_by_parameter(model, program, node)
+    path = _module_by_parameter(checked, program, node)
     if path is None:
-        path = _module_by_name(model, node)
+        path = _module_by_name(checked.model, node)
     if path is None:
         return f"operator {operator}"
-    kind = type(model.module.get_submodule(path)).__name__
+    kind = type(checked.model.module.get_submodule(path)).__name__
     return f"operator {operator} of module {path!r} ({kind})" if path else f"operator {operator} of {kind}"
 
 
-def _module_by_parameter(model: TrainableModel, program: ExportedProgram, node: Node) -> str | None:
+def _module_by_parameter(checked: CheckedModel, program: ExportedProgram, node: Node) -> str | None:
     """Return the module whose parameter the operator takes, itself or through views."""
-    names = [name for name, _ in model.module.named_parameters()]
-    owners = dict(zip(program.graph_signature.user_inputs, names, strict=False))
+    owners = dict(zip(program.graph_signature.user_inputs, checked.parameters, strict=False))
     for source in node.all_input_nodes:
         origin = source
         while origin.op == "call_function" and len(origin.all_input_nodes) == 1:

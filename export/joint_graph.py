@@ -2,26 +2,30 @@
 
 ::
 
-    train(*parameters, x, y) -> (loss, logits, *gradients)
-    predict(*parameters, x)  -> (logits,)
+    train(*parameters, x, y, *masks) -> (loss, logits, *results)
+    predict(*parameters, x)          -> (logits,)
 
-torch joins forward and backward (``torch.export.experimental``, as ExecuTorch's own training does). The parameters enter
+A parameter's result is its gradient, a running statistic's its new value. torch joins forward and backward (``torch.export.experimental``, as ExecuTorch's own training does). The parameters enter
 as inputs, so a program holds no weights: one export serves every device, every round and every choice of personal layers.
 """
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from torch.export import ExportedProgram
 from torch.export.experimental import _export_forward_backward
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from export.culprit import refuse_random_operators
-from export.models import TrainableModel
+from export.culprit import refuse_unpredictable_operators
+from export.losses import mean_loss
+from export.model_check import CheckedModel
 from export.simplification import restore_threshold_backward
+from export.stateful import evaluating, pure_functions, without_counters
 from wire.errors import ExportError
 
 __all__ = ["LARGEST_BATCH", "trace_prediction", "trace_training"]
@@ -29,62 +33,68 @@ __all__ = ["LARGEST_BATCH", "trace_prediction", "trace_training"]
 LARGEST_BATCH = 64
 """The batch for which ExecuTorch plans memory; a greater one runs in pieces."""
 
+TORCH = Path(torch.__file__).parent
+BRANCHES = ("data-dependent", "data dependent", "unbacked")
+"""Words with which torch says that a result would depend on values."""
+
 TRACED_BATCH = 5
 """Not 1, which torch would take for a constant, and no size that a model's dimensions are likely to have."""
 
 
 class _TrainStep(torch.nn.Module):
-    """Forward, mean cross-entropy and logits as a function of the parameters.
-
-    Cross-entropy is log-softmax times the one-hot targets: a gather's backward is a scatter, which some runtimes get wrong.
+    """Forward, mean loss, logits and new running statistics as a function of the parameters.
 
     Args:
-        model: The model; its own values are never read.
+        checked: The model; its own values are never read.
     """
 
-    def __init__(self, model: TrainableModel) -> None:
+    def __init__(self, checked: CheckedModel) -> None:
         """Keep the module out of reach of torch's registration: its parameters come as inputs."""
         super().__init__()
-        self._call = _functional(model)
-        self._classes = torch.arange(model.num_classes)
+        self._call = _functional(checked)
+        self._loss = checked.model.loss
+        self._statistics = checked.statistics
 
     def forward(
-        self, params: list[torch.Tensor], x: torch.Tensor, y: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the loss and, outside of the gradient, the logits."""
-        logits = self._call(params, x)
-        one_hot = (y.unsqueeze(-1) == self._classes).to(logits.dtype)
-        loss = -(torch.nn.functional.log_softmax(logits, dim=-1) * one_hot).sum() / x.shape[0]
-        return loss, logits.detach()
+        self, params: list[torch.Tensor], x: torch.Tensor, y: torch.Tensor, masks: list[torch.Tensor]
+    ) -> tuple[torch.Tensor, ...]:
+        """Return the loss and, outside of the gradient, logits and statistics."""
+        logits, statistics = self._call(params, x, masks)
+        loss = mean_loss(self._loss, logits, y)
+        return loss, logits.detach(), *(statistics[name].detach() for name in self._statistics)
 
 
 class _Predict(torch.nn.Module):
     """The logits as a function of the parameters.
 
     Args:
-        model: The model; its own values are never read.
+        checked: The model; its own values are never read.
     """
 
-    def __init__(self, model: TrainableModel) -> None:
+    def __init__(self, checked: CheckedModel) -> None:
         """Keep the module out of reach of torch's registration."""
         super().__init__()
-        self._call = _functional(model)
+        self._call = _functional(checked)
 
     def forward(self, params: list[torch.Tensor], x: torch.Tensor) -> tuple[torch.Tensor]:
         """Return the logits."""
-        return (self._call(params, x),)
+        return (self._call(params, x, [])[0],)
 
 
 class _JointGraph(torch.nn.Module):
-    """The joined graph as a plain function, its gradients outputs like any other.
+    """The joined graph as a plain function: its gradients are outputs like any other, and statistics stand among them.
 
     Args:
         program: Forward and backward; its own constants become buffers here.
+        checked: The model.
     """
 
-    def __init__(self, program: ExportedProgram) -> None:
+    def __init__(self, program: ExportedProgram, checked: CheckedModel) -> None:
         """Take over the graph and its constants."""
         super().__init__()
+        statistics = checked.statistics
+        results = [*statistics, *(name for name in checked.parameters if name not in statistics)]
+        self._order = [results.index(name) for name in checked.parameters]
         self._graph = program.graph_module
         signature = program.graph_signature
         constants = {**signature.inputs_to_lifted_tensor_constants, **signature.inputs_to_buffers}
@@ -92,17 +102,20 @@ class _JointGraph(torch.nn.Module):
         nodes = [node.name for node in program.graph.nodes if node.op == "placeholder"]
         self._constants = [held[constants[name]] if name in constants else None for name in nodes]
 
-    def forward(self, params: list[torch.Tensor], x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Return loss, logits and gradients."""
-        inputs = iter([*params, x, y])
-        return tuple(self._graph(*(next(inputs) if held is None else held for held in self._constants)))
+    def forward(
+        self, params: list[torch.Tensor], x: torch.Tensor, y: torch.Tensor, masks: list[torch.Tensor]
+    ) -> tuple[torch.Tensor, ...]:
+        """Return loss, logits and, for each parameter in its order, gradient or new value."""
+        inputs = iter([*params, x, y, *masks])
+        loss, logits, *results = self._graph(*(next(inputs) if held is None else held for held in self._constants))
+        return loss, logits, *(results[index] for index in self._order)
 
 
-def trace_training(model: TrainableModel) -> ExportedProgram:
-    """Return ``train(*parameters, x, y) -> (loss, logits, *gradients)`` in torch's operators.
+def trace_training(checked: CheckedModel) -> ExportedProgram:
+    """Return ``train(*parameters, x, y, *masks) -> (loss, logits, *results)`` in torch's operators.
 
     Args:
-        model: A model that ``check_model`` accepts.
+        checked: The model.
 
     Returns:
         A pure function; its batch may have any size in ``[1, LARGEST_BATCH]``.
@@ -110,56 +123,85 @@ def trace_training(model: TrainableModel) -> ExportedProgram:
     Raises:
         ExportError: If torch cannot trace it, or an operator is random.
     """
-    params, x, y = _examples(model)
-    with _tracing():
+    params, x, y, masks = _examples(checked)
+    with _tracing(checked):
         batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
-        shapes = ([None] * len(params), {0: batch}, {0: batch})
-        for values in params:
-            values.requires_grad_()
-        program = torch.export.export(_TrainStep(model), (params, x, y), dynamic_shapes=shapes, strict=False)
+        shapes = ([None] * len(params), {0: batch}, {0: batch}, [{0: batch}] * len(masks))
+        for name, values in zip(checked.parameters, params, strict=True):
+            values.requires_grad_(name not in checked.statistics)
+        program = torch.export.export(_TrainStep(checked), (params, x, y, masks), dynamic_shapes=shapes, strict=False)
         program = _export_forward_backward(program)
-        refuse_random_operators(model, program)
+        refuse_unpredictable_operators(checked, program)
         restore_threshold_backward(program.graph)
         program.graph_module.recompile()
         params = [values.detach() for values in params]
-        return torch.export.export(_JointGraph(program), (params, x, y), dynamic_shapes=shapes, strict=False)
+        joint = _JointGraph(program, checked)
+        return torch.export.export(joint, (params, x, y, masks), dynamic_shapes=shapes, strict=False)
 
 
-def trace_prediction(model: TrainableModel) -> ExportedProgram:
-    """Return ``predict(*parameters, x) -> (logits,)`` in torch's operators, otherwise as ``trace_training``."""
-    params, x, _ = _examples(model)
-    with _tracing():
+def trace_prediction(checked: CheckedModel) -> ExportedProgram:
+    """Return ``predict(*parameters, x) -> (logits,)`` in torch's operators: the module in evaluation."""
+    params, x, _, _ = _examples(checked)
+    with _tracing(checked), evaluating(checked.model.module):
         shapes = ([None] * len(params), {0: torch.export.Dim("batch", min=1, max=LARGEST_BATCH)})
-        program = torch.export.export(_Predict(model), (params, x), dynamic_shapes=shapes, strict=False)
+        program = torch.export.export(_Predict(checked), (params, x), dynamic_shapes=shapes, strict=False)
         return program.run_decompositions()
 
 
-def _functional(model: TrainableModel) -> Callable[[list[torch.Tensor], torch.Tensor], torch.Tensor]:
-    """Return the module as a function of its parameters and inputs."""
-    names = [name for name, _ in model.module.named_parameters()]
+Pure = tuple[torch.Tensor, dict[str, torch.Tensor]]
+"""Logits, and the new value of each running statistic."""
 
-    def call(params: list[torch.Tensor], x: torch.Tensor) -> torch.Tensor:
-        named = dict(zip(names, params, strict=True))
-        logits: torch.Tensor = torch.func.functional_call(model.module, named, (x,))
-        return logits
+
+def _functional(checked: CheckedModel) -> Callable[[list[torch.Tensor], torch.Tensor, list[torch.Tensor]], Pure]:
+    """Return the module as a function of its parameters, inputs and masks."""
+
+    def call(params: list[torch.Tensor], x: torch.Tensor, masks: list[torch.Tensor]) -> Pure:
+        named = dict(zip(checked.parameters, params, strict=True))
+        running = {named[name]: name for name in checked.statistics}
+        with pure_functions(running, masks) as pure:
+            logits: torch.Tensor = torch.func.functional_call(checked.model.module, named, (x,))
+        return logits, pure.statistics
 
     return call
 
 
-def _examples(model: TrainableModel) -> tuple[list[torch.Tensor], torch.Tensor, torch.Tensor]:
-    """Return parameters, inputs and targets to trace with; only their shapes count."""
-    params = [torch.zeros_like(values, requires_grad=False) for values in model.module.parameters()]
-    return params, torch.zeros(TRACED_BATCH, *model.input_shape), torch.zeros(TRACED_BATCH, dtype=torch.int64)
+def _examples(
+    checked: CheckedModel,
+) -> tuple[list[torch.Tensor], torch.Tensor, torch.Tensor, list[torch.Tensor]]:
+    """Return parameters, inputs, targets and masks to trace with; only their shapes and types count."""
+    model, generator = checked.model, torch.Generator()
+    params = [torch.zeros_like(values) for values in checked.initial_values().values()]
+    masks = [torch.zeros(TRACED_BATCH, *mask.shape) for mask in checked.masks]
+    return params, model.draw_inputs(TRACED_BATCH, generator), model.draw_targets(TRACED_BATCH, generator), masks
 
 
 @contextmanager
-def _tracing() -> Iterator[None]:
+def _tracing(checked: CheckedModel) -> Iterator[None]:
     """Attention in plain operators; what torch cannot trace is refused in one line."""
-    with sdpa_kernel(SDPBackend.MATH):
-        try:
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH), without_counters(checked.model.module):
             yield
-        except ExportError:
-            raise
-        except Exception as error:  # torch raises dozens of its own, and asserts
-            reason = str(error).strip().splitlines()[0]
-            raise ExportError(f"torch cannot trace the model with a batch of any size: {reason}") from error
+    except ExportError:
+        raise
+    except Exception as error:  # torch raises dozens of its own, and asserts
+        raise _untraceable(error) from error
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def _untraceable(error: Exception) -> ExportError:
+    """Return the refusal for people: what torch could not trace, and on which line of the model."""
+    where = ""
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        path = Path(frame.f_code.co_filename)
+        if path.exists() and not any(path.is_relative_to(library) for library in (TORCH, Path(__file__).parent)):
+            where = f" at {path.name}:{line}"
+    reason = str(error).strip().partition("\n")[0]
+    if any(word in reason.lower() for word in BRANCHES):
+        return ExportError(
+            f"the model branches on values, or its shapes depend on them,{where}; take torch.where, or masks instead of "
+            f"selections (torch says: {reason})"
+        )
+    return ExportError(f"torch cannot trace the model with a batch of any size{where}: {reason}")

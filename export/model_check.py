@@ -2,107 +2,152 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from export.losses import LOSSES
 from export.models import TrainableModel
+from export.trial_run import try_model
 from wire.errors import ExportError
-from wire.manifest import LayerSpec, ParameterSpec
+from wire.manifest import LayerSpec, MaskSpec, ParameterSpec
 
-__all__ = ["check_model"]
+__all__ = ["CheckedModel", "check_model"]
 
 ROOT_LAYER = "root"
 """The layer of parameters that belong to the outermost module itself."""
 
+STATISTICS = "statistics"
+"""What a norm's layer of running statistics is called, behind the norm."""
+
 RESERVED_NAMES = ("x", "y")
-"""What the program's other inputs are called."""
+"""What the program's other inputs are called; and masks, ``mask.0``."""
 
-CHECKED_BATCH = 2
+FEWEST_CLASSES = 2
 
 
-def check_model(model: TrainableModel) -> tuple[LayerSpec, ...]:
-    """Return the model's layers: one for each torch module with parameters of its own, in the model's order.
-
-    The weight and bias of a module stay together. A norm's affine pair is a layer of its own, so that it can stay personal
-    while the convolution before it is shared.
+@dataclass(frozen=True)
+class CheckedModel:
+    """A model that can be exported.
 
     Args:
-        model: Runs forward and backward once; its values and buffers stay as they are.
+        model: The model.
+        layers: One for each torch module with parameters of its own, in the model's order; a norm's running statistics are
+            a layer behind it.
+        masks: Of its dropouts, in the order in which they run.
+    """
+
+    model: TrainableModel
+    layers: tuple[LayerSpec, ...]
+    masks: tuple[MaskSpec, ...]
+
+    @property
+    def parameters(self) -> list[str]:
+        """The names of all parameters and running statistics, in the order of the layers."""
+        return [parameter.name for layer in self.layers for parameter in layer.parameters]
+
+    @property
+    def statistics(self) -> list[str]:
+        """The names of the running statistics."""
+        return [parameter.name for layer in self.layers if layer.kind for parameter in layer.parameters]
+
+    def initial_values(self) -> dict[str, torch.Tensor]:
+        """Return name -> value of every parameter and running statistic, detached."""
+        module = self.model.module
+        held = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        return {name: held[name].detach() for name in self.parameters}
+
+
+def check_model(model: TrainableModel) -> CheckedModel:
+    """Return the model, its layers and its dropouts.
+
+    The weight and bias of a module stay together. A norm's affine pair is a layer of its own, so that it can stay personal
+    while the convolution before it is shared; so are its running statistics. Parameters that are tied belong to the first
+    module that has them.
+
+    Args:
+        model: Runs forward and backward; its values and buffers stay as they are.
 
     Raises:
-        ExportError: If the model has no parameters, tied or frozen ones, some that are not float32 or take no part in the
-            loss, buffers that training changes, or an output of another shape than ``(batch, num_classes)``.
+        ExportError: If the model has no parameters, frozen ones, some that are not float32 or take no part in the loss,
+            buffers that training changes other than a batch norm's, or an output of another shape than it says.
     """
-    layers = _layers(model.module)
-    buffers = {name: values.clone() for name, values in model.module.named_buffers()}
-    try:
-        _run_once(model)
-        _check_buffers(model.module, buffers)
-    finally:
-        for name, values in model.module.named_buffers():
-            values.data.copy_(buffers[name])
-    return layers
+    _check_numbers(model)
+    _check_parameters(model.module)
+    _check_norms(model.module)
+    found = try_model(model)
+    layers = _layers(model.module, found.statistics)
+    _check_names(layers, found.masks)
+    return CheckedModel(model, layers, found.masks)
 
 
-def _layers(module: torch.nn.Module) -> tuple[LayerSpec, ...]:
-    """Return the layers of a module whose parameters can all be trained."""
-    first_name: dict[int, str] = {}
+def _check_numbers(model: TrainableModel) -> None:
+    """Refuse a loss that is unknown, or a class that cannot be told from another."""
+    if model.loss not in LOSSES:
+        raise ExportError(f"no loss is called {model.loss!r}; take one of {', '.join(LOSSES)}")
+    fewest = FEWEST_CLASSES if model.loss == "cross-entropy" else 1
+    if model.num_classes < fewest:
+        raise ExportError(f"{model.loss} needs num_classes of at least {fewest}, not {model.num_classes}")
+
+
+def _check_parameters(module: nn.Module) -> None:
+    """Refuse a parameter that the program could not take."""
+    named = dict(module.named_parameters())
+    if not named:
+        raise ExportError("the model has no parameters, so there is nothing to train")
+    for name, values in named.items():
+        if values.dtype != torch.float32:
+            raise ExportError(f"parameter {name!r} is {values.dtype}; only float32 can be trained on devices")
+        if not values.requires_grad:
+            raise ExportError(f"parameter {name!r} does not require a gradient; make it a buffer, or trainable")
+
+
+def _check_norms(module: nn.Module) -> None:
+    """Refuse batch norms whose running statistics are not a function of one batch and themselves."""
+    for name, norm in module.named_modules():
+        if isinstance(norm, _BatchNorm) and not norm.track_running_stats:
+            raise ExportError(
+                f"batch norm {name!r} has no running statistics, so an example's prediction would depend on its "
+                "neighbors; give it track_running_stats=True, or take GroupNorm"
+            )
+        if isinstance(norm, _BatchNorm) and norm.momentum is None:
+            raise ExportError(f"batch norm {name!r} counts its batches, which no program can; give it a momentum")
+
+
+def _layers(module: nn.Module, statistics: frozenset[str]) -> tuple[LayerSpec, ...]:
+    """Return the layers of a module, with these of its buffers as running statistics."""
+    seen: set[int] = set()
     layers: list[LayerSpec] = []
     for module_name, layer in module.named_modules():
+        prefix = f"{module_name}." if module_name else ""
         parameters = []
         for short_name, values in layer.named_parameters(recurse=False):
-            name = f"{module_name}.{short_name}" if module_name else short_name
-            _check_parameter(name, values)
-            tied_to = first_name.setdefault(id(values), name)
-            if tied_to != name:
-                raise ExportError(f"parameters {tied_to!r} and {name!r} are tied; give each layer values of its own")
-            parameters.append(ParameterSpec(name, tuple(values.shape)))
+            if id(values) in seen:
+                continue
+            seen.add(id(values))
+            parameters.append(ParameterSpec(prefix + short_name, tuple(values.shape)))
         if parameters:
             layers.append(LayerSpec(module_name or ROOT_LAYER, tuple(parameters)))
-    if not layers:
-        raise ExportError("the model has no parameters, so there is nothing to train")
-    names = [layer.name for layer in layers]
-    if names.count(ROOT_LAYER) > 1:
-        raise ExportError(f"a module is called {ROOT_LAYER!r}, which names the outermost module; rename it")
+        running = [
+            ParameterSpec(prefix + short_name, tuple(values.shape))
+            for short_name, values in layer.named_buffers(recurse=False)
+            if prefix + short_name in statistics
+        ]
+        if running:
+            layers.append(LayerSpec(f"{module_name or ROOT_LAYER}.{STATISTICS}", tuple(running), "statistics"))
     return tuple(layers)
 
 
-def _check_parameter(name: str, values: torch.nn.Parameter) -> None:
-    """Refuse a parameter that the program could not take."""
-    if values.dtype != torch.float32:
-        raise ExportError(f"parameter {name!r} is {values.dtype}; only float32 can be trained on devices")
-    if not values.requires_grad:
-        raise ExportError(f"parameter {name!r} does not require a gradient; make it a buffer, or trainable")
-    if name in RESERVED_NAMES:
-        raise ExportError(f"parameter {name!r} has the name of an input of the program; rename it")
-
-
-def _run_once(model: TrainableModel) -> None:
-    """Refuse a model that cannot run on its own input shape, or has parameters without effect."""
-    x = torch.randn(CHECKED_BATCH, *model.input_shape, generator=torch.Generator().manual_seed(0))
-    try:
-        logits = model.module(x)
-    except (RuntimeError, TypeError, ValueError, IndexError) as error:
-        reason = str(error).splitlines()[0]
-        shape = ", ".join(str(size) for size in ("batch", *model.input_shape))
-        raise ExportError(f"the model cannot run on inputs of shape ({shape}): {reason}") from error
-    expected = (CHECKED_BATCH, model.num_classes)
-    if not isinstance(logits, torch.Tensor) or logits.shape != expected:
-        came = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-        raise ExportError(f"the model gives {came} for a batch of {CHECKED_BATCH}; it must give logits {expected}")
-    names, values = zip(*model.module.named_parameters(), strict=True)
-    loss = torch.nn.functional.cross_entropy(logits, torch.zeros(CHECKED_BATCH, dtype=torch.int64))
-    for name, gradient in zip(names, torch.autograd.grad(loss, values, allow_unused=True), strict=True):
-        if gradient is None:
-            raise ExportError(f"parameter {name!r} takes no part in the loss; remove it from the model")
-
-
-def _check_buffers(module: torch.nn.Module, before: dict[str, torch.Tensor]) -> None:
-    """Refuse buffers that one forward pass changed: they would be state that no program returns."""
-    for name, values in module.named_buffers():
-        if not torch.equal(values, before[name]):
-            owner = name.rpartition(".")[0]
-            kind = type(module.get_submodule(owner)).__name__
-            raise ExportError(
-                f"buffer {name!r} of {kind} changes in training, which no program can return yet; use GroupNorm instead of "
-                "BatchNorm"
-            )
+def _check_names(layers: tuple[LayerSpec, ...], masks: tuple[MaskSpec, ...]) -> None:
+    """Refuse names that would mean two things."""
+    names = [layer.name for layer in layers]
+    for name in names:
+        if names.count(name) > 1:
+            raise ExportError(f"two layers would be called {name!r}; rename the module of that name")
+    reserved = {*RESERVED_NAMES, *(f"mask.{index}" for index in range(len(masks)))}
+    for layer in layers:
+        for parameter in layer.parameters:
+            if parameter.name in reserved:
+                raise ExportError(f"parameter {parameter.name!r} has the name of an input of the program; rename it")

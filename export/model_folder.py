@@ -17,6 +17,7 @@ from pathlib import Path
 
 import safetensors.numpy
 import torch
+from msgspec import UNSET
 
 from export.model_check import check_model
 from export.models import TrainableModel, load_model
@@ -76,14 +77,18 @@ def export_program(model: TrainableModel, name: str, folder: Path) -> ExportRepo
         ExportError: If the model cannot be exported, or a program is not right; nothing is written then.
         StoreError: If the folder cannot be written.
     """
-    layers = check_model(model)
-    files = program_files(model)
+    checked = check_model(model)
+    files = program_files(checked)
     manifest = ModelManifest(
         model=name,
-        layers=layers,
+        layers=checked.layers,
         input_shape=model.input_shape,
         num_classes=model.num_classes,
         files={file: ProgramFile(hashlib.sha256(data).hexdigest(), len(data)) for file, data in files.items()},
+        loss=UNSET if model.loss == "cross-entropy" else model.loss,
+        positions=model.positions or UNSET,
+        num_tokens=UNSET if model.num_tokens is None else model.num_tokens,
+        masks=checked.masks or UNSET,
     )
     folder = folder.absolute()
     try:
@@ -93,7 +98,7 @@ def export_program(model: TrainableModel, name: str, folder: Path) -> ExportRepo
             made.mkdir()
             for file, data in files.items():
                 (made / file).write_bytes(data)
-            verifications = verify_files(model, manifest, made)
+            verifications = verify_files(checked, manifest, made)
             (made / MANIFEST).write_bytes(encode_manifest(manifest))
             _move(made, folder)
     except OSError as error:
@@ -116,7 +121,7 @@ def write_initial_values(name: str, seed: int, path: Path) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = load_model(name)
-    values = {parameter: tensor.detach().numpy() for parameter, tensor in model.module.named_parameters()}
+    values = {parameter: tensor.numpy() for parameter, tensor in check_model(model).initial_values().items()}
     unfinished = path.with_name(f".{path.name}-unfinished")
     try:
         unfinished.write_bytes(safetensors.numpy.save(values))

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from wire.errors import ExportError
+from wire.manifest import Loss
 
 __all__ = [
     "ImageCnn",
@@ -31,22 +32,51 @@ __all__ = [
 
 @dataclass(frozen=True)
 class TrainableModel:
-    """A torch model and what training it needs to know. The loss is the batch's mean cross-entropy.
+    """A torch model and what training it needs to know.
 
     Args:
-        module: Takes float32 inputs of shape ``(batch, *input_shape)`` and gives logits ``(batch, num_classes)``.
+        module: Takes float32 inputs of shape ``(batch, *input_shape)`` and gives logits of shape ``(batch, *output_shape)``.
         input_shape: One example's shape, without the batch.
-        num_classes: The number of logits, at least 2.
+        num_classes: The size of the logits' last dimension: at least 2 classes, or any number of labels or values.
+        loss: What it is trained for, the mean over everything: ``cross-entropy`` with classes as targets;
+            ``binary-cross-entropy`` with labels in ``[0, 1]``, ``mse`` or ``huber`` with values, in the shape of the logits.
+        positions: The logits' dimensions between the batch and the last: one prediction for each, as in a sequence.
+        num_tokens: Inputs are whole numbers in ``[0, num_tokens)``, as an embedding takes them after ``x.long()``; None: any.
 
     Example:
         >>> from torch import nn
-        >>> TrainableModel(nn.Linear(4, 3), input_shape=(4,), num_classes=3).input_shape
-        (4,)
+        >>> TrainableModel(nn.Linear(4, 3), input_shape=(4,), num_classes=3).output_shape
+        (3,)
     """
 
     module: nn.Module
     input_shape: tuple[int, ...]
     num_classes: int
+    loss: Loss = "cross-entropy"
+    positions: tuple[int, ...] = ()
+    num_tokens: int | None = None
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """One example's logits, without the batch."""
+        return (*self.positions, self.num_classes)
+
+    def draw_inputs(self, batch: int, generator: torch.Generator) -> torch.Tensor:
+        """Return inputs that the model could meet: standard normal, or tokens."""
+        shape = (batch, *self.input_shape)
+        if self.num_tokens is None:
+            return torch.randn(shape, generator=generator)
+        return torch.randint(self.num_tokens, shape, generator=generator).float()
+
+    def draw_targets(self, batch: int, generator: torch.Generator) -> torch.Tensor:
+        """Return targets that the model could meet; classes in turn, so that a few batches hold every class."""
+        if self.loss == "cross-entropy":
+            shape = (batch, *self.positions)
+            first = int(torch.randint(self.num_classes, (1,), generator=generator))
+            return ((first + torch.arange(math.prod(shape))) % self.num_classes).reshape(shape)
+        if self.loss == "binary-cross-entropy":
+            return torch.rand((batch, *self.output_shape), generator=generator)
+        return torch.randn((batch, *self.output_shape), generator=generator)
 
 
 class WatchCnn(nn.Module):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from types import NotImplementedType
 
 import torch
 
@@ -31,14 +30,20 @@ def native_convolution_backward(
     output_padding: Sequence[int],  # noqa: ARG001 - of transposed convolutions alone
     groups: int,
     output_mask: Sequence[bool],
-) -> Gradients | NotImplementedType:
-    """Return ``aten.convolution_backward``, with a transposed convolution. Transposed ones stay as they are."""
-    if transposed:
-        return NotImplemented
+) -> Gradients:
+    """Return ``aten.convolution_backward``: of a convolution with a transposed one, of a transposed one with a convolution."""
     window = make_window(weight.shape[2:], stride, padding, dilation)
+    small, large = (x, gradient) if transposed else (gradient, x)
+    x_gradient = None
+    if output_mask[0]:
+        if transposed:
+            moved = (window.stride, window.padding, window.dilation)
+            x_gradient = aten.convolution(gradient, weight, None, *moved, False, [0] * len(window.kernel), groups)
+        else:
+            x_gradient = _input_gradient(gradient, x, weight, window, groups)
     return (
-        _input_gradient(gradient, x, weight, window, groups) if output_mask[0] else None,
-        _weight_gradient(gradient, x, weight, window, groups) if output_mask[1] else None,
+        x_gradient,
+        _weight_gradient(small, large, weight, window, groups) if output_mask[1] else None,
         bias_gradient(gradient) if output_mask[2] else None,
     )
 

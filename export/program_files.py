@@ -12,7 +12,7 @@ from torch.export import ExportedProgram
 from export import rewrites
 from export.culprit import unsupported_operator
 from export.joint_graph import trace_prediction, trace_training
-from export.models import TrainableModel
+from export.model_check import CheckedModel
 from export.quiet import quiet_exporters
 from wire.errors import ExportError
 
@@ -24,30 +24,31 @@ BATCH_SYMBOL = re.compile(r"\bs\d+\b")
 """How torch calls the one dimension that it does not know."""
 
 
-def program_files(model: TrainableModel) -> dict[FileName, bytes]:
+def program_files(checked: CheckedModel) -> dict[FileName, bytes]:
     """Return the program's files by name, for every runtime.
 
     The names of inputs and outputs are those that ``edge_client.program_check`` expects; verification would find a difference.
 
     Args:
-        model: A model that ``check_model`` accepts.
+        checked: The model.
 
     Raises:
         ExportError: If torch cannot trace the model, or a runtime lacks an operator; with its module.
     """
-    names = [name for name, _ in model.module.named_parameters()]
-    outputs = ["loss", "logits", *(f"gradient.{name}" for name in names)]
+    names, statistics = checked.parameters, checked.statistics
+    masks = [f"mask.{index}" for index in range(len(checked.masks))]
+    results = [f"{'statistic' if name in statistics else 'gradient'}.{name}" for name in names]
     with quiet_exporters():
-        training, prediction = trace_training(model), trace_prediction(model)
+        training, prediction = trace_training(checked), trace_prediction(checked)
         return {
-            "train.onnx": _onnx_file(model, training, [*names, "x", "y"], outputs),
-            "predict.onnx": _onnx_file(model, prediction, [*names, "x"], ["logits"]),
-            "train.pte": _executorch_file(model, training),
-            "predict.pte": _executorch_file(model, prediction),
+            "train.onnx": _onnx_file(checked, training, [*names, "x", "y", *masks], ["loss", "logits", *results]),
+            "predict.onnx": _onnx_file(checked, prediction, [*names, "x"], ["logits"]),
+            "train.pte": _executorch_file(checked, training),
+            "predict.pte": _executorch_file(checked, prediction),
         }
 
 
-def _executorch_file(model: TrainableModel, program: ExportedProgram) -> bytes:
+def _executorch_file(checked: CheckedModel, program: ExportedProgram) -> bytes:
     """Return the program as a ``.pte`` file; memory is planned for its largest batch."""
     from executorch.exir import to_edge  # noqa: PLC0415 - slow and noisy
     from executorch.runtime import Runtime  # noqa: PLC0415 - the same
@@ -56,15 +57,15 @@ def _executorch_file(model: TrainableModel, program: ExportedProgram) -> bytes:
         program = rewrites.for_executorch(program)
         exported = to_edge(program).to_executorch()
     except Exception as error:  # its passes raise whatever they meet
-        raise unsupported_operator(model, program, "ExecuTorch", str(error)) from error
+        raise unsupported_operator(checked, program, "ExecuTorch", str(error)) from error
     kernels = Runtime.get().operator_registry.operator_names
     for operator in exported.executorch_program.execution_plan[0].operators:
         if f"{operator.name}.{operator.overload}".rstrip(".") not in kernels:
-            raise unsupported_operator(model, program, "ExecuTorch", operator.name)
+            raise unsupported_operator(checked, program, "ExecuTorch", operator.name)
     return bytes(exported.buffer)
 
 
-def _onnx_file(model: TrainableModel, program: ExportedProgram, inputs: Sequence[str], outputs: Sequence[str]) -> bytes:
+def _onnx_file(checked: CheckedModel, program: ExportedProgram, inputs: Sequence[str], outputs: Sequence[str]) -> bytes:
     """Return the program as an ``.onnx`` file, its inputs and outputs under these names, the free dimension as ``batch``.
 
     What torch notes about the lines of Python that an operator comes from is left out: the bytes would differ between
@@ -76,7 +77,7 @@ def _onnx_file(model: TrainableModel, program: ExportedProgram, inputs: Sequence
         program = rewrites.for_onnx(program)
         exported = torch.onnx.export(program, input_names=inputs, output_names=outputs, verbose=False)
     except Exception as error:  # torch raises dozens of its own, and asserts
-        raise unsupported_operator(model, program, "ONNX Runtime", f"{error} {error.__cause__}") from error
+        raise unsupported_operator(checked, program, "ONNX Runtime", f"{error} {error.__cause__}") from error
     if exported is None:
         raise ExportError("torch gave no ONNX program")
     graph = exported.model.graph

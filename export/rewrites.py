@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from types import NotImplementedType
 from typing import Any
@@ -53,6 +54,12 @@ def _threshold_backward_by_comparison(gradient: torch.Tensor, x: torch.Tensor, t
     return gradient * (x > threshold).to(gradient.dtype)
 
 
+def _split_by_slices(x: torch.Tensor, sizes: Sequence[int], dim: int = 0) -> list[torch.Tensor]:
+    """Return ``aten.split_with_sizes``; ExecuTorch's exporter would take the batch of such a list for a constant."""
+    ends = list(itertools.accumulate(sizes))
+    return [aten.slice(x, dim, end - size, end) for size, end in zip(sizes, ends, strict=True)]
+
+
 def _zeros_for_empty(size: Sequence[int | torch.SymInt], order: Sequence[int], **options: Any) -> torch.Tensor:  # noqa: ARG001
     """Return ``aten.empty_permuted``, whose values and order in memory are free: zeros, as they come."""
     return torch.zeros(size, dtype=options["dtype"])
@@ -73,6 +80,7 @@ EXECUTORCH: Rewrites = {
     aten.max_pool2d_with_indices_backward.default: functools.partial(
         max_pool_backward, is_greatest=_is_greatest_by_sign
     ),
+    aten.split_with_sizes.default: _split_by_slices,
     aten.threshold_backward.default: _threshold_backward_by_sign,
 }
 

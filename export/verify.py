@@ -5,10 +5,10 @@ Exporters and runtimes make silent mistakes (docs/export.md has three), so no pr
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,11 +17,13 @@ from edge_client.executorch_program import load_executorch_program
 from edge_client.onnx_program import load_onnx_program
 from edge_client.program import TrainingProgram, TrainStep
 from export.joint_graph import LARGEST_BATCH
-from export.models import TrainableModel
+from export.losses import torch_loss
+from export.model_check import CheckedModel
+from export.stateful import PureFunctions, evaluating, masked_dropouts, without_counters
 from wire.errors import ExportError, ManifestError, ProgramError
 from wire.manifest import ModelManifest
 
-__all__ = ["TOLERANCE", "Verification", "verify_files", "verify_program"]
+__all__ = ["TOLERANCE", "Batch", "Verification", "draw_batch", "run_autograd", "verify_files", "verify_program"]
 
 TOLERANCE = 1e-4
 """The greatest relative error of a layer's gradient, of the logits and of the loss."""
@@ -33,6 +35,9 @@ cancels to nothing, as a bias before a norm has, is all rounding."""
 BATCH_SIZES = (1, 2, 13, LARGEST_BATCH, LARGEST_BATCH + 6)
 """Sizes that were not traced; the last runs in pieces where a runtime plans its memory."""
 
+MIXED_SIZES = (2, 13, LARGEST_BATCH)
+"""The same for a model with running statistics: torch refuses a single value, and pieces are normalized by themselves."""
+
 NOISE = 0.05
 """Standard deviation of what is added to the initial values, so that zeros and ones are not special."""
 
@@ -43,7 +48,7 @@ class Verification:
 
     Args:
         runtime: The runtime that ran it.
-        errors: Layer name -> the greatest relative error of its gradient, over all batches.
+        errors: Layer name -> the greatest relative error of its gradient, or its new statistics, over all batches.
         output_error: The greatest relative error of loss and logits.
     """
 
@@ -52,11 +57,11 @@ class Verification:
     output_error: float
 
 
-def verify_files(model: TrainableModel, manifest: ModelManifest, folder: Path) -> tuple[Verification, ...]:
+def verify_files(checked: CheckedModel, manifest: ModelManifest, folder: Path) -> tuple[Verification, ...]:
     """Load the program's files as a device does, and return how far each runtime is from autograd.
 
     Args:
-        model: The model in torch.
+        checked: The model in torch.
         manifest: The program's manifest.
         folder: Where its files lie.
 
@@ -65,72 +70,115 @@ def verify_files(model: TrainableModel, manifest: ModelManifest, folder: Path) -
     """
     try:
         programs = (load_onnx_program(folder, manifest), load_executorch_program(folder, manifest))
-        return tuple(verify_program(model, program) for program in programs)
+        return tuple(verify_program(checked, program) for program in programs)
     except (ManifestError, ProgramError) as error:
         raise ExportError(f"the exported program does not run: {error}") from error
 
 
-def verify_program(model: TrainableModel, program: TrainingProgram) -> Verification:
+def verify_program(checked: CheckedModel, program: TrainingProgram) -> Verification:
     """Return how far the program is from autograd, over random batches of several sizes with every class among the targets.
 
     Args:
-        model: The model in torch.
+        checked: The model in torch.
         program: The same model in the runtime that devices use.
 
     Raises:
-        ExportError: If a layer's gradient, the logits or the loss are further off than ``TOLERANCE``, or not finite.
+        ExportError: If a layer's gradient or statistics, the logits or the loss are further off than ``TOLERANCE``, or not
+            finite.
     """
-    generator = np.random.default_rng(0)
+    generator = torch.Generator().manual_seed(0)
     errors = dict.fromkeys(program.manifest.layer_names, 0.0)
     output_error = 0.0
-    for inputs, targets in _batches(model, generator):
-        params = {
-            name: values.detach().numpy() + generator.normal(0, NOISE, tuple(values.shape)).astype(np.float32)
-            for name, values in model.module.named_parameters()
-        }
-        expected = _autograd(model, params, inputs, targets)
-        found = program.train_step(params, inputs, targets)
-        predicted = program.predict(params, inputs)
+    for size in _sizes(checked):
+        params = _params(checked, generator)
+        batch = draw_batch(checked, size, generator)
+        expected = run_autograd(checked, params, batch)
+        found = program.train_step(params, batch.inputs, batch.targets, batch.masks)
+        predicted = program.predict(params, batch.inputs)
         for what, error in (
             ("the loss", _relative_error(np.float32(found.loss), np.float32(expected.loss), 0.0)),
             ("the logits in training", _relative_error(found.logits, expected.logits, 0.0)),
-            ("the predicted logits", _relative_error(predicted, expected.logits, 0.0)),
+            ("the predicted logits", _relative_error(predicted, _evaluate(checked, params, batch.inputs), 0.0)),
         ):
-            _refuse_above_tolerance(program, what, error, len(inputs))
+            _refuse_above_tolerance(program, what, error, size)
             output_error = max(output_error, error)
         floor = FLOOR * max(float(np.abs(gradient).max()) for gradient in expected.gradients.values())
         for layer in program.manifest.layers:
             names = [parameter.name for parameter in layer.parameters]
+            what = "the new values" if layer.kind else "the gradient"
             error = _relative_error(_flat(found, names), _flat(expected, names), floor)
-            _refuse_above_tolerance(program, f"the gradient of layer {layer.name!r}", error, len(inputs))
+            _refuse_above_tolerance(program, f"{what} of layer {layer.name!r}", error, size)
             errors[layer.name] = max(errors[layer.name], error)
     return Verification(program.runtime, errors, output_error)
 
 
-def _batches(model: TrainableModel, generator: np.random.Generator) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield batches of every size, and more until every class has been among the targets."""
-    classes = itertools.cycle(generator.permutation(model.num_classes).tolist())
-    more = -(-max(model.num_classes - sum(BATCH_SIZES), 0) // LARGEST_BATCH)
-    for size in (*BATCH_SIZES, *(LARGEST_BATCH,) * more):
-        inputs = generator.normal(size=(size, *model.input_shape)).astype(np.float32)
-        yield inputs, np.array(list(itertools.islice(classes, size)), dtype=np.int64)
+class Batch(NamedTuple):
+    """What a step takes beside the parameters; see ``TrainingProgram``."""
+
+    inputs: np.ndarray
+    targets: np.ndarray
+    masks: tuple[np.ndarray, ...]
 
 
-def _autograd(
-    model: TrainableModel, params: dict[str, np.ndarray], inputs: np.ndarray, targets: np.ndarray
-) -> TrainStep:
-    """Return what torch says, with its own cross-entropy."""
-    named = {name: torch.from_numpy(values).requires_grad_() for name, values in params.items()}
-    logits = torch.func.functional_call(model.module, named, (torch.from_numpy(inputs),))
-    loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(targets))
-    gradients = torch.autograd.grad(loss, list(named.values()))
+def draw_batch(checked: CheckedModel, size: int, generator: torch.Generator) -> Batch:
+    """Return a random batch that the model could meet."""
+    model = checked.model
+    masks = (
+        torch.bernoulli(torch.full((size, *mask.shape), 1 - mask.probability), generator=generator)
+        / (1 - mask.probability)
+        for mask in checked.masks
+    )
+    inputs, targets = model.draw_inputs(size, generator), model.draw_targets(size, generator)
+    return Batch(inputs.numpy(), targets.numpy(), tuple(mask.numpy() for mask in masks))
+
+
+def run_autograd(checked: CheckedModel, params: Mapping[str, np.ndarray], batch: Batch) -> TrainStep:
+    """Return what torch says, with its own loss and its own batch norm.
+
+    Args:
+        checked: The model.
+        params: Every parameter and running statistic; they stay as they are.
+        batch: From ``draw_batch``.
+    """
+    named = {name: torch.from_numpy(values.copy()) for name, values in params.items()}
+    trained = {name: values.requires_grad_() for name, values in named.items() if name not in checked.statistics}
+    pure = PureFunctions({}, [torch.from_numpy(mask) for mask in batch.masks])
+    with without_counters(checked.model.module), masked_dropouts(pure):
+        logits = torch.func.functional_call(checked.model.module, named, (torch.from_numpy(batch.inputs),))
+    loss = torch_loss(checked.model.loss, logits, torch.from_numpy(batch.targets))
+    gradients = torch.autograd.grad(loss, list(trained.values()))
     arrays = (gradient.numpy() for gradient in gradients)
-    return TrainStep(loss.item(), logits.detach().numpy(), dict(zip(named, arrays, strict=True)))
+    statistics = {name: named[name].numpy() for name in checked.statistics}
+    return TrainStep(loss.item(), logits.detach().numpy(), dict(zip(trained, arrays, strict=True)), statistics)
 
 
 def _flat(step: TrainStep, names: list[str]) -> np.ndarray:
-    """Return one layer's gradient as a vector."""
-    return np.concatenate([step.gradients[name].reshape(-1) for name in names])
+    """Return one layer's gradient, or its statistics, as a vector."""
+    held = {**step.gradients, **step.statistics}
+    return np.concatenate([held[name].reshape(-1) for name in names])
+
+
+def _sizes(checked: CheckedModel) -> list[int]:
+    """Return sizes of batches, and more until every class has been among the targets."""
+    sizes = MIXED_SIZES if checked.statistics else BATCH_SIZES
+    return [*sizes, *(LARGEST_BATCH,) * -(-max(checked.model.num_classes - max(sizes), 0) // LARGEST_BATCH)]
+
+
+def _params(checked: CheckedModel, generator: torch.Generator) -> dict[str, np.ndarray]:
+    """Return the initial values with noise; running variances stay positive."""
+    params = {
+        name: (values + NOISE * torch.randn(values.shape, generator=generator)).numpy()
+        for name, values in checked.initial_values().items()
+    }
+    return params | {name: np.abs(params[name]) for name in checked.statistics if name.endswith("var")}
+
+
+def _evaluate(checked: CheckedModel, params: Mapping[str, np.ndarray], inputs: np.ndarray) -> np.ndarray:
+    """Return torch's logits of the module in evaluation."""
+    named = {name: torch.from_numpy(values) for name, values in params.items()}
+    with evaluating(checked.model.module), torch.no_grad():
+        logits: torch.Tensor = torch.func.functional_call(checked.model.module, named, (torch.from_numpy(inputs),))
+    return logits.numpy()
 
 
 def _relative_error(found: np.ndarray | np.float32, expected: np.ndarray | np.float32, floor: float) -> float:

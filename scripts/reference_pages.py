@@ -1,7 +1,7 @@
-"""Rewrite what docs/ says in the code's own words: the protocol's topics and messages, the manifest's fields and schema.
+"""Rewrite what docs/ says in the code's own words: topics and messages, the manifest's fields and schema, what is covered.
 
 Usage: ``scripts/write-docs``. What stands between a pair of marks comes from ``wire.topics.ROUTES`` and from the types and
-docstrings of messages and manifest; all else on a page is written by hand. A test compares the pages with the code.
+docstrings of messages and manifest, or from the models that tests/export holds against autograd; all else on a page is written by hand. A test compares the pages with the code.
 """
 
 from __future__ import annotations
@@ -13,24 +13,31 @@ from typing import Any
 
 import msgspec
 
+from tests.export.cases import CASES
 from wire.manifest import ModelManifest
 from wire.messages import PROTOCOL_VERSION, Message, Summary
 from wire.topics import QOS, ROOT, ROUTES, Route
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-PROTOCOL, MANIFEST, SCHEMA = DOCS / "protocol.md", DOCS / "manifest.md", DOCS / "manifest.schema.json"
+PROTOCOL, MANIFEST, EXPORT = DOCS / "protocol.md", DOCS / "manifest.md", DOCS / "export.md"
+SCHEMA = DOCS / "manifest.schema.json"
 
 
 def main() -> None:
     """Rewrite the pages."""
-    for page in (PROTOCOL, MANIFEST):
+    for page in (PROTOCOL, MANIFEST, EXPORT):
         page.write_text(renewed(page.read_text()))
     SCHEMA.write_bytes(schema())
 
 
 def renewed(page: str) -> str:
     """Return the page with its generated parts as the code has them now."""
-    for name, write in {"topics": topics, "messages": messages, "fields": manifest_fields}.items():
+    for name, write in {
+        "topics": topics,
+        "messages": messages,
+        "fields": manifest_fields,
+        "coverage": coverage,
+    }.items():
         begin, end = f"<!-- {name}: written by scripts/write-docs -->", f"<!-- end of {name} -->"
         expression = re.compile(rf"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
         if begin in page:
@@ -54,6 +61,17 @@ def manifest_fields() -> str:
     kinds: list[type[msgspec.Struct]] = []
     _collect(ModelManifest, kinds)
     return "\n\n".join(_section(kind) for kind in kinds)
+
+
+def coverage() -> str:
+    """Return the table of the models that are exported and held against autograd, and their operators."""
+    lines = ["| what is trained | for | logits |", "|---|---|---|"]
+    for case in CASES.values():
+        model = case.build()
+        logits = "(batch, " + ", ".join(map(str, model.output_shape)) + ")"
+        about = case.about[0].upper() + case.about[1:]
+        lines.append(f"| {about} | {model.loss} | {logits} |")
+    return "\n".join(lines)
 
 
 def topics() -> str:

@@ -2,10 +2,11 @@
 
 A program is a pure function without weights::
 
-    train(*parameters, x, y) -> (loss, logits, *gradients)
-    predict(*parameters, x)  -> (logits,)
+    train(*parameters, x, y, *masks) -> (loss, logits, *results)
+    predict(*parameters, x)          -> (logits,)
 
-in the order of ``ModelManifest.parameters``. The manifest travels beside the program's files and names their digests.
+in the order of ``ModelManifest.parameters``: a parameter's result is its gradient, a running statistic's its new value. The
+manifest travels beside the program's files and names their digests.
 """
 
 from __future__ import annotations
@@ -14,20 +15,32 @@ import math
 from typing import Annotated, Literal
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from wire.errors import ManifestError
 
-__all__ = ["LayerSpec", "ModelManifest", "ParameterSpec", "ProgramFile", "decode_manifest", "encode_manifest"]
+__all__ = [
+    "LayerSpec",
+    "Loss",
+    "MaskSpec",
+    "ModelManifest",
+    "ParameterSpec",
+    "ProgramFile",
+    "decode_manifest",
+    "encode_manifest",
+]
 
 MAX_LAYERS = 4096
 MAX_DIMENSIONS = 8
 MAX_LAYER_PARAMS = 2**28
+MAX_MASKS = 1024
 
 Name = Annotated[str, Meta(min_length=1, max_length=200)]
 Size = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 Shape = Annotated[tuple[Size, ...], Meta(max_length=MAX_DIMENSIONS)]
 Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+Loss = Literal["cross-entropy", "binary-cross-entropy", "mse", "huber"]
+"""Each a mean over examples, positions and, but for cross-entropy, outputs; Huber's changes at 1."""
 
 
 class ParameterSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -53,10 +66,13 @@ class LayerSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Args:
         name: The module's name, for example ``conv1``.
         parameters: Its tensors, in the module's order, at least one.
+        kind: ``statistics`` for a norm's running statistics: training gives their new values, not gradients, no optimizer
+            moves them, and they are personal unless the fleet's configuration says otherwise; absent: parameters.
     """
 
     name: Name
     parameters: Annotated[tuple[ParameterSpec, ...], Meta(min_length=1, max_length=MAX_LAYERS)]
+    kind: Literal["statistics"] | UnsetType = UNSET
 
     @property
     def num_params(self) -> int:
@@ -76,6 +92,18 @@ class ProgramFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     size_bytes: Size
 
 
+class MaskSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A dropout's mask, which whoever trains draws for every step: 0 where a value is dropped, else 1 / (1 - probability).
+
+    Args:
+        shape: Of one example's mask, without the batch dimension; float32.
+        probability: Of a value to be dropped, above 0 and below 1.
+    """
+
+    shape: Shape
+    probability: Annotated[float, Meta(gt=0, lt=1)]
+
+
 class ModelManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a device must know to run a program, and all that the aggregator knows of the model.
 
@@ -83,9 +111,14 @@ class ModelManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         model: The name it was exported under.
         layers: Its layers, in the model's order.
         input_shape: One example's shape, without the batch dimension; float32.
-        num_classes: Targets are int64 in ``[0, num_classes)``.
+        num_classes: The size of the logits' last dimension: classes for cross-entropy, whose targets are int64 in
+            ``[0, num_classes)``; labels or values for other losses, whose targets are float32 in the shape of the logits.
         files: ``train.onnx``, ``predict.onnx``, ``train.pte``, ``predict.pte``, those that were exported.
         version: The format of this manifest.
+        loss: What is trained for; absent: cross-entropy.
+        positions: The logits' dimensions between the batch and the last, as in a sequence; absent: none.
+        num_tokens: Inputs are whole numbers in ``[0, num_tokens)``; absent: any numbers.
+        masks: Of dropouts, in the program's order; absent: none.
     """
 
     model: Name
@@ -94,6 +127,35 @@ class ModelManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     num_classes: Size
     files: dict[Literal["train.onnx", "predict.onnx", "train.pte", "predict.pte"], ProgramFile]
     version: Literal[1] = 1
+    loss: Loss | UnsetType = UNSET
+    positions: Shape | UnsetType = UNSET
+    num_tokens: Size | UnsetType = UNSET
+    masks: Annotated[tuple[MaskSpec, ...], Meta(max_length=MAX_MASKS)] | UnsetType = UNSET
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """One example's logits, without the batch dimension."""
+        return (*(self.positions or ()), self.num_classes)
+
+    @property
+    def has_classes(self) -> bool:
+        """Say whether targets are classes; else they are values in the shape of the logits."""
+        return (self.loss or "cross-entropy") == "cross-entropy"
+
+    @property
+    def target_shape(self) -> tuple[int, ...]:
+        """One example's target, without the batch dimension; int64 if these are classes, else float32."""
+        return self.positions or () if self.has_classes else self.output_shape
+
+    @property
+    def statistics_layers(self) -> tuple[str, ...]:
+        """The names of the layers that are running statistics."""
+        return tuple(layer.name for layer in self.layers if layer.kind)
+
+    @property
+    def statistics(self) -> frozenset[str]:
+        """The names of the parameters that are running statistics."""
+        return frozenset(p.name for layer in self.layers if layer.kind for p in layer.parameters)
 
     @property
     def parameters(self) -> tuple[ParameterSpec, ...]:

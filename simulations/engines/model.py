@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from export.model_check import check_model
+from export.model_check import CheckedModel, check_model
 from export.models import TrainableModel
 from wire.errors import ExportError
 from wire.manifest import LayerSpec
@@ -69,11 +69,12 @@ def simulate_model(model: TrainableModel) -> SimulatedModel:
     """
     looked_up = model.module.register_forward_pre_hook(lambda _, inputs: (inputs[0].abs(),))  # no index is negative
     try:
-        layers = check_model(model)
+        checked = check_model(model)
     finally:
         looked_up.remove()
+    _refuse_what_no_engine_does(checked)
     _refuse_randomness(model)
-    return SimulatedModel(model.module, layers, model.input_shape, model.num_classes)
+    return SimulatedModel(model.module, checked.layers, model.input_shape, model.num_classes)
 
 
 def install(model: SimulatedModel, rows: Mapping[str, torch.Tensor], num_clients: int) -> Stack:
@@ -108,6 +109,16 @@ def layer_rows(layer: LayerSpec, stack: Mapping[str, torch.Tensor]) -> torch.Ten
 def take_clients(stack: Stack, clients: slice) -> Stack:
     """Return views of some clients' parameters."""
     return {name: values[clients] for name, values in stack.items()}
+
+
+def _refuse_what_no_engine_does(checked: CheckedModel) -> None:
+    """Refuse a model that can be exported and whose clients no engine trains."""
+    if checked.model.loss != "cross-entropy" or checked.model.positions:
+        raise ExportError(f"simulations train for the cross-entropy of one class; this is {checked.model.loss}")
+    if checked.statistics:
+        raise ExportError(
+            f"{checked.statistics[0]!r} is a running statistic, which no engine keeps for its clients; use GroupNorm"
+        )
 
 
 @torch.no_grad()

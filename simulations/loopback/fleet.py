@@ -142,7 +142,8 @@ class LoopbackAggregator:
 
     def _selector(self) -> Selector:
         settings = self._config.selector
-        return make_selector(settings.name, settings.options, self._config.rounds.num_rounds)
+        statistics = self._manifest.statistics_layers
+        return make_selector(settings.name, settings.options, self._config.rounds.num_rounds, statistics)
 
     def _first_state(self, layers: dict[str, str]) -> FleetState:
         selector = self._selector()

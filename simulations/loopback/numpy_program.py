@@ -69,7 +69,13 @@ class NumpyProgram:
         """Keep the manifest; there are no weights."""
         self.manifest = manifest
 
-    def train_step(self, params: Params, inputs: np.ndarray, targets: np.ndarray) -> TrainStep:
+    def train_step(
+        self,
+        params: Params,
+        inputs: np.ndarray,
+        targets: np.ndarray,
+        masks: Sequence[np.ndarray] = (),  # noqa: ARG002 - it has no dropout
+    ) -> TrainStep:
         """Return the loss, the logits and the exact gradients of a batch."""
         activations = self._forward(params, inputs)
         logits = activations[-1]

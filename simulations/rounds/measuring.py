@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from edge_client.training import EVALUATION_BATCH, LARGEST_LOSS
+from edge_client.scoring import LARGEST_LOSS
+from edge_client.training import EVALUATION_BATCH
 from simulations.engines.engine import Engine
 from simulations.engines.model import Stack
 from simulations.engines.population import ResidentSplit

@@ -250,3 +250,15 @@ def test_the_page_for_users_names_every_selector_and_option(name: str) -> None:
 def test_decisions_can_be_stored() -> None:
     _, decision = make_selector("fedper", {}, num_rounds=None).start(SIZES)
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(decision), type=Decision) == decision
+
+
+@pytest.mark.parametrize("name", SELECTOR_NAMES)
+def test_running_statistics_are_personal_unless_the_options_say_what_is_pinned(name: str) -> None:
+    options: dict[str, object] = {"layers": []} if name == "fixed" else {}
+    _, decision = make_selector(name, options, 40, ("conv2",)).start(SIZES)
+    assert "conv2" in decision.personal_layers
+    if name not in {"local", "random", "lg-fedavg", "fedper"}:
+        _, decision = make_selector(name, {**options, "pinned": ["head"]}, 40, ("conv2",)).start(SIZES)
+        assert decision.personal_layers == ("head",)
+        _, decision = make_selector(name, {**options, "pinned": []}, 40, ("conv2",)).start(SIZES)
+        assert decision.personal_layers == ()

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -93,7 +94,7 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     "inputs flattened": ({"x_train": np.ones((6, 6))}, "x_train has shape (6, 6)"),
     "one input": ({"x_train": np.float32(1)}, "x_train has shape"),
     "one label": ({"y_train": np.int64(1)}, "x_train has shape"),
-    "labels as one-hot": ({"y_train": np.eye(6, dtype=int)}, "x_train has shape"),
+    "labels as one-hot": ({"y_train": np.eye(6, dtype=int)}, "y_train has shape"),
     "labels as floats": ({"y_train": np.ones(6)}, "whole numbers from 0 to 3"),
     "labels as words": ({"y_train": np.array(["cat"] * 6)}, "whole numbers from 0 to 3"),
     "labels as booleans": ({"y_train": BOOLS}, "whole numbers from 0 to 3"),
@@ -184,3 +185,49 @@ def test_an_array_that_claims_a_terabyte_is_refused(tmp_path: Path) -> None:
         archive.writestr("x_train.npy", array.getvalue())
         archive.writestr("y_train.npy", array.getvalue())
     assert "not an .npz file" in refused(path)
+
+
+VALUES = msgspec.structs.replace(MANIFEST, num_classes=2, loss="mse")
+LABELS = msgspec.structs.replace(MANIFEST, num_classes=2, loss="binary-cross-entropy")
+SEQUENCE = msgspec.structs.replace(MANIFEST, positions=(5,))
+TOKENS = msgspec.structs.replace(MANIFEST, num_tokens=8)
+
+
+@pytest.mark.parametrize(
+    ("manifest", "y", "dtype"),
+    [
+        (VALUES, np.arange(12.0).reshape(6, 2), np.float32),
+        (VALUES, np.arange(12).reshape(6, 2), np.float32),
+        (LABELS, np.eye(6, 2, dtype=bool), np.float32),
+        (SEQUENCE, np.arange(30).reshape(6, 5) % 4, np.int64),
+    ],
+    ids=["values", "whole values", "labels", "a class for every position"],
+)
+def test_targets_come_as_the_loss_takes_them(
+    tmp_path: Path, manifest: ModelManifest, y: np.ndarray, dtype: type
+) -> None:
+    data = load_dataset(write(tmp_path, y_train=y, y_validation=y[:2]), manifest)
+    assert data.train.targets.dtype == dtype
+    np.testing.assert_array_equal(data.train.targets, y)
+
+
+@pytest.mark.parametrize(
+    ("manifest", "changes", "says"),
+    [
+        (VALUES, {"y_train": np.ones(6)}, "y_train has shape (6,), model 'tiny' expects (6, 2)"),
+        (VALUES, {"y_train": np.full((6, 2), np.nan)}, "y_train holds values that are not finite"),
+        (VALUES, {"y_train": np.full((6, 2), 1e300)}, "y_train holds values that are not finite"),
+        (VALUES, {"y_train": np.full((6, 2), "cat")}, "y_train holds <U3, expected real numbers"),
+        (LABELS, {"y_train": np.full((6, 2), 2)}, "y_train must hold labels between 0 and 1"),
+        (SEQUENCE, {"y_train": np.full((6, 5), 4)}, "y_train must hold whole numbers from 0 to 3"),
+        (TOKENS, {"x_train": np.full((6, 3, 2), 8)}, "x_train must hold whole numbers from 0 to 7"),
+        (TOKENS, {"x_train": np.full((6, 3, 2), 0.5)}, "x_train must hold whole numbers from 0 to 7"),
+        (TOKENS, {"x_train": np.full((6, 3, 2), -1)}, "x_train must hold whole numbers from 0 to 7"),
+    ],
+)
+def test_what_the_loss_or_an_embedding_cannot_take_is_named(
+    tmp_path: Path, manifest: ModelManifest, changes: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(DataError) as error:
+        load_dataset(write(tmp_path, **changes), manifest)
+    assert says in str(error.value)

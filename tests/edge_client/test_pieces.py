@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -22,7 +24,13 @@ class Watched(NumpyProgram):
         super().__init__(perceptron_manifest(SIZES))
         self.sizes: list[int] = []
 
-    def train_step(self, params: Params, inputs: np.ndarray, targets: np.ndarray) -> TrainStep:
+    def train_step(
+        self,
+        params: Params,
+        inputs: np.ndarray,
+        targets: np.ndarray,
+        masks: Sequence[np.ndarray] = (),  # noqa: ARG002 - it has no dropout
+    ) -> TrainStep:
         self.sizes.append(len(targets))
         return super().train_step(params, inputs, targets)
 
@@ -66,7 +74,13 @@ def test_what_a_piece_gave_is_not_changed_by_the_next() -> None:
     given_back: list[TrainStep] = []
 
     class Keeps(Watched):
-        def train_step(self, params: Params, inputs: np.ndarray, targets: np.ndarray) -> TrainStep:
+        def train_step(
+            self,
+            params: Params,
+            inputs: np.ndarray,
+            targets: np.ndarray,
+            masks: Sequence[np.ndarray] = (),  # noqa: ARG002 - it has no dropout
+        ) -> TrainStep:
             given_back.append(super().train_step(params, inputs, targets))
             return given_back[-1]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -27,10 +28,11 @@ class Applied(nn.Module):
         return self.function(x)
 
 
-def tied() -> nn.Module:
-    module = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
-    module[1].weight = module[0].weight
-    return module
+class Scaled(nn.Module):
+    x: nn.Parameter
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.x
 
 
 def frozen() -> nn.Module:
@@ -46,22 +48,33 @@ def with_unused_layer() -> nn.Module:
 
 
 def with_parameter_x() -> nn.Module:
-    module = nn.Linear(4, 4)
-    module.register_parameter("x", nn.Parameter(torch.zeros(1)))
+    module = Scaled()
+    module.register_parameter("x", nn.Parameter(torch.ones(1)))
     return module
 
 
 CHECKED: dict[str, Callable[[], nn.Module]] = {
     "the model has no parameters": nn.Flatten,
     "parameter '0.weight' is torch.float16; only float32": lambda: nn.Sequential(nn.Linear(4, 4).half()),
-    "parameters '0.weight' and '1.weight' are tied": tied,
     "parameter '0.bias' does not require a gradient": frozen,
     "parameter 'unused.weight' takes no part in the loss": with_unused_layer,
     "parameter 'x' has the name of an input": with_parameter_x,
     r"the model gives \(2, 5\) for a batch of 2; it must give logits \(2, 4\)": lambda: nn.Linear(4, 5),
     r"the model cannot run on inputs of shape \(batch, 4\)": lambda: nn.Linear(5, 4),
-    "buffer '1.running_mean' of BatchNorm1d changes in training.*use GroupNorm": lambda: nn.Sequential(
-        nn.Linear(4, 4), nn.BatchNorm1d(4)
+    "buffer '1.running_mean' of InstanceNorm1d changes in training.*use GroupNorm": lambda: nn.Sequential(
+        nn.Unflatten(1, (2, 2)), nn.InstanceNorm1d(2, affine=True, track_running_stats=True), nn.Flatten()
+    ),
+    "batch norm '1' has no running statistics.*give it track_running_stats=True": lambda: nn.Sequential(
+        nn.Linear(4, 4), nn.BatchNorm1d(4, track_running_stats=False)
+    ),
+    "batch norm '1' counts its batches.*give it a momentum": lambda: nn.Sequential(
+        nn.Linear(4, 4), nn.BatchNorm1d(4, momentum=None)
+    ),
+    r"a dropout is given a tensor of shape \(4, 2\).*whose first dimension is not the batch": lambda: nn.Sequential(
+        nn.Linear(4, 4), Applied(lambda x: x.T), nn.Dropout(), Applied(lambda x: x.T)
+    ),
+    "a dropout drops values with probability 1; take one above 0 and below 1": lambda: nn.Sequential(
+        nn.Linear(4, 4), nn.Dropout(1.0)
     ),
 }
 
@@ -75,25 +88,52 @@ def test_a_model_that_cannot_be_trained_on_devices_is_refused(reason: str) -> No
 def test_a_check_leaves_buffers_as_they_were() -> None:
     norm = nn.BatchNorm1d(4)
     module = nn.Sequential(nn.Linear(4, 4), norm)
-    with pytest.raises(ExportError):
-        check_model(TrainableModel(module, input_shape=(4,), num_classes=4))
+    checked = check_model(TrainableModel(module, input_shape=(4,), num_classes=4))
+    assert checked.statistics == ["1.running_mean", "1.running_var"]
     assert norm.running_mean is not None
     assert torch.equal(norm.running_mean, torch.zeros(4))
     assert norm.num_batches_tracked == 0
 
 
+def test_tied_parameters_belong_to_the_first_module_that_has_them() -> None:
+    module = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    module[1].weight = module[0].weight
+    checked = check_model(TrainableModel(module, input_shape=(4,), num_classes=4))
+    assert [(layer.name, [p.name for p in layer.parameters]) for layer in checked.layers] == [
+        ("0", ["0.weight", "0.bias"]),
+        ("1", ["1.bias"]),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"loss": "hinge"}, "no loss is called 'hinge'; take one of cross-entropy, binary-cross-entropy, mse, huber"),
+        ({"num_classes": 1}, "cross-entropy needs num_classes of at least 2, not 1"),
+        ({"positions": (3,)}, r"the model gives \(2, 4\) for a batch of 2; it must give logits \(2, 3, 4\)"),
+    ],
+)
+def test_a_loss_that_does_not_fit_is_refused(changes: dict[str, Any], reason: str) -> None:
+    given = {"module": nn.Linear(4, 4), "input_shape": (4,), "num_classes": 4, **changes}
+    with pytest.raises(ExportError, match=reason):
+        check_model(TrainableModel(**given))
+
+
 UNSUPPORTED = {
-    r"operator aten::native_dropout of module '1' \(Dropout\) draws random numbers": lambda: nn.Sequential(
-        nn.Flatten(), nn.Dropout(), nn.Linear(8, 4)
-    ),
-    r"operator aten::convolution_backward of module '0' \(ConvTranspose1d\) cannot run on ONNX": lambda: nn.Sequential(
-        nn.ConvTranspose1d(2, 2, 3), nn.Flatten(), nn.Linear(12, 4)
+    r"operator aten::native_dropout of module '1' .* draws random numbers": lambda: nn.Sequential(
+        nn.Flatten(), Applied(lambda x: torch.native_dropout(x, 0.5, True)[0]), nn.Linear(8, 4)
     ),
     r"operator aten::adaptive_max_pool2d of module '1' \(AdaptiveMaxPool1d\) cannot run": lambda: nn.Sequential(
         nn.Conv1d(2, 2, 1), nn.AdaptiveMaxPool1d(3), nn.Flatten(), nn.Linear(6, 4)
     ),
     "torch cannot trace the model with a batch of any size": lambda: nn.Sequential(
         nn.Flatten(), Applied(lambda x: x * 2 if x.shape[0] > 3 else x), nn.Linear(8, 4)
+    ),
+    r"branches on values, or its shapes depend on them, at .*test_refusals.py:\d+; .*torch.where": lambda: (
+        nn.Sequential(nn.Flatten(), Applied(lambda x: x * 2 if x.sum() > 3 else x), nn.Linear(8, 4))
+    ),
+    r"operator aten::\w+ .*gives a result whose shape depends on values; take torch.where": lambda: nn.Sequential(
+        nn.Flatten(), nn.Linear(8, 4), Applied(lambda x: x + x[x > 0].sum())
     ),
 }
 

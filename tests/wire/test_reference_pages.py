@@ -9,15 +9,15 @@ from typing import get_args
 
 import pytest
 
-from scripts.reference_pages import MANIFEST, PROTOCOL, SCHEMA, renewed, schema
+from scripts.reference_pages import EXPORT, MANIFEST, PROTOCOL, SCHEMA, renewed, schema
 from wire.errors import RefusalReason
-from wire.manifest import LayerSpec, ModelManifest, ParameterSpec, ProgramFile, decode_manifest
+from wire.manifest import LayerSpec, MaskSpec, ModelManifest, ParameterSpec, ProgramFile, decode_manifest
 from wire.mqtt import CONTENT_TYPE
 from wire.tensors import Codec, Dtype
 from wire.topics import ROUTES
 
 
-@pytest.mark.parametrize("page", [PROTOCOL, MANIFEST], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [PROTOCOL, MANIFEST, EXPORT], ids=lambda page: page.name)
 def test_the_generated_parts_are_up_to_date(page: Path) -> None:
     assert page.read_text() == renewed(page.read_text()), "run scripts/write-docs"
 
@@ -25,7 +25,7 @@ def test_the_generated_parts_are_up_to_date(page: Path) -> None:
 def test_the_manifests_schema_is_up_to_date_and_forbids_what_the_code_forbids() -> None:
     assert SCHEMA.read_bytes() == schema(), "run scripts/write-docs"
     kinds = json.loads(schema())["$defs"]
-    for kind in (ModelManifest, LayerSpec, ParameterSpec, ProgramFile):
+    for kind in (ModelManifest, LayerSpec, MaskSpec, ParameterSpec, ProgramFile):
         described = kinds[kind.__name__]
         assert set(described["properties"]) == set(kind.__struct_fields__)
         assert described["additionalProperties"] is False

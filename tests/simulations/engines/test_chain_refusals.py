@@ -87,9 +87,9 @@ def test_residual_and_recurrent_networks_are_no_chains(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("reason", "layer"),
-    [("buffer '1.running_mean' of BatchNorm1d changes", nn.BatchNorm1d(8)), ("module '1' draws random", nn.Dropout())],
+    [("'1.running_mean' is a running statistic", nn.BatchNorm1d(8)), ("module '1' draws random", nn.Dropout())],
 )
-def test_a_model_that_no_device_could_train_is_refused_for_every_engine(reason: str, layer: nn.Module) -> None:
+def test_a_model_with_state_or_chance_is_refused_for_every_engine(reason: str, layer: nn.Module) -> None:
     with pytest.raises(ExportError, match=reason):
         simulate_model(TrainableModel(nn.Sequential(nn.Linear(8, 8), layer), (8,), 8))
 
