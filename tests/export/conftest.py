@@ -12,10 +12,12 @@ import torch
 from torch import nn
 
 from edge_client.executorch_program import load_executorch_program
+from edge_client.executorch_torch import torch_loader
 from edge_client.onnx_program import load_onnx_program
 from edge_client.program import TrainingProgram
 from export.model_folder import ExportReport, export_program
 from export.models import TrainableModel, load_model
+from tests.edge_client.native.compiled import load_natively
 
 torch.set_num_threads(1)
 
@@ -121,9 +123,11 @@ class Exported:
     folder: Path
 
     def load(self, runtime: str) -> TrainingProgram:
+        """Load it in ``onnx``, ``executorch`` (without torch) or ``executorch-torch``."""
         if runtime == "onnx":
             return load_onnx_program(self.folder, self.report.manifest)
-        return load_executorch_program(self.folder, self.report.manifest)
+        load = torch_loader() if runtime == "executorch-torch" else load_natively()
+        return load_executorch_program(self.folder, self.report.manifest, load)
 
     def params(self) -> dict[str, np.ndarray]:
         return {name: values.detach().numpy().copy() for name, values in self.model.module.named_parameters()}
