@@ -21,6 +21,9 @@ TensorSpec = tuple[tuple[int, ...], int]
 class Method(Protocol):
     """The method ``forward`` of one file, ready to run; used by one thread at a time."""
 
+    way: str
+    """``without torch`` or ``through torch``."""
+
     inputs: list[TensorSpec]
     outputs: list[TensorSpec]
 

@@ -124,32 +124,33 @@ def load_executorch_program(folder: Path, manifest: ModelManifest, load: LoadMet
     train = read_program_file(folder, manifest, "train.pte")
     predict = read_program_file(folder, manifest, "predict.pte")
     load = load or executorch_loader()
-    methods = []
+    methods: list[Method] = []
     for name, data, num_batched in (("train.pte", train, 2), ("predict.pte", predict, 1)):
         try:
             methods.append(load(data, num_batched))
         except ProgramError as error:
             raise ProgramError(f"ExecuTorch cannot load {folder / name}: {error}") from error
-    return ExecutorchProgram(manifest, *methods)
+    program = ExecutorchProgram(manifest, *methods)
+    log.info("ExecuTorch runs model %r %s", manifest.model, methods[0].way)
+    return program
 
 
 def executorch_loader() -> LoadMethod:
-    """Return the way to run ExecuTorch here: without torch where that can be, through torch otherwise. The log names it.
+    """Return the way to run ExecuTorch here: without torch where that can be, through torch otherwise.
 
     Raises:
         ProgramError: If there is neither; it says what each lacks.
     """
     try:
-        loader = native_loader()
+        return native_loader()
     except ProgramError as error:
         lacking = str(error)
-    else:
-        log.info("ExecuTorch runs without torch")
-        return loader
     try:
         loader = torch_loader()
     except ProgramError as error:
-        raise ProgramError(f"ExecuTorch cannot run here: {lacking}; and {error}; see docs/install.md") from error
+        raise ProgramError(
+            f"ExecuTorch cannot run here: {lacking}; nor through torch: {error}; see docs/install.md"
+        ) from error
     log.info("ExecuTorch runs through torch, in more memory: %s", lacking)
     return loader
 

@@ -24,6 +24,8 @@ class TorchMethod:
         ProgramError: If the runtime lacks a kernel that it needs.
     """
 
+    way = "through torch"
+
     def __init__(self, file: Any) -> None:
         """Read what it takes and gives."""
         # A method does not keep its program alive, nor a program its bytes; without them the process would crash. A file
@@ -57,7 +59,7 @@ def torch_loader() -> LoadMethod:
             from executorch.extension.pybindings import portable_lib  # noqa: PLC0415 - who runs without does not pay
             from executorch.runtime import Runtime  # noqa: PLC0415 - the same
     except ImportError as error:
-        raise ProgramError(f"executorch cannot be imported with torch ({error})") from error
+        raise ProgramError(str(error)) from error
     portable_lib._unsafe_reset_threadpool(1)  # noqa: SLF001 - the one way to ask for one thread
     runtime = Runtime.get()
 

@@ -28,6 +28,8 @@ class NativeMethod:
         ProgramError: If it has tensors of another type.
     """
 
+    way = "without torch"
+
     def __init__(self, loaded: LoadedMethod) -> None:
         """Read what it takes and gives."""
         self._loaded = loaded
