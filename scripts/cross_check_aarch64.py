@@ -18,6 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from edge_client.executorch_method import FLOAT32, LoadMethod
 from edge_client.native.building import compile_library
@@ -99,6 +100,7 @@ def main(models: list[str]) -> None:
         folder = Path(name)
         driver = compile_driver(download(folder), folder)
         for model in models or ["watch-cnn", "image-cnn"]:
+            torch.manual_seed(0)
             export_program(load_model(model), model, folder / model)
             for file in (folder / model / "train.pte", folder / model / "predict.pte"):
                 for batch in BATCHES:

@@ -73,7 +73,21 @@ def with_flipped_bits(places: list[tuple[float, int]]) -> Break:
     return flip
 
 
+def with_one_byte_moved(place: float, by: int) -> Break:
+    """The file's structure stays whole where this hits a value."""
+
+    def move(data: bytes) -> bytes:
+        broken = bytearray(data)
+        index = int(place * len(data))
+        broken[index] = (broken[index] + by) % 256
+        return bytes(broken)
+
+    return move
+
+
 breaks = st.one_of(
+    st.builds(with_one_byte_moved, places, st.sampled_from([1, -1, 2, -2, 4, 16])),
+    st.builds(with_one_byte_moved, places, st.sampled_from([1, -1, 2, -2, 4, 16])),
     st.builds(truncated, places),
     st.builds(overwritten, places, st.binary(min_size=1, max_size=256)),
     st.builds(overwritten, places, st.integers(1, 256).map(bytes)),

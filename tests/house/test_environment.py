@@ -165,7 +165,15 @@ def test_a_python_without_ensurepip_is_told_what_to_install(
 
 @pytest.mark.parametrize(
     "script",
-    ["scripts/check", "scripts/cross-check-aarch64", "scripts/demo", "scripts/lock", "scripts/test", ".ci/run"],
+    [
+        "scripts/bench-runtimes",
+        "scripts/check",
+        "scripts/cross-check-aarch64",
+        "scripts/demo",
+        "scripts/lock",
+        "scripts/test",
+        ".ci/run",
+    ],
 )
 def test_a_script_can_be_run_and_parsed(root: Path, script: str) -> None:
     assert os.access(root / script, os.X_OK)
