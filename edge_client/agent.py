@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Coroutine, Iterable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from edge_client.config import EdgeConfig
 from edge_client.dataset import Dataset, load_dataset
@@ -17,6 +16,7 @@ from edge_client.fetching import Subscribe, Unsubscribe
 from edge_client.generation import Traffic, compose_generation
 from edge_client.pieces import PiecewiseProgram
 from edge_client.program import TrainingProgram
+from edge_client.runtimes import choose_runtime, load_program
 from edge_client.session import Effect, LoadProgram, Session, Train
 from edge_client.store import DeviceStore
 from edge_client.training import run_round
@@ -66,14 +66,15 @@ class Agent:
     """
 
     def __init__(self, config: EdgeConfig, workshop: Workshop) -> None:
-        """Read the disk; nothing is sent yet."""
+        """Read the disk and choose the runtime; nothing is sent yet."""
         self._config = config
         self._workshop = workshop
         self._store = DeviceStore(config.folder)
         self._session_number = self._store.next_session()
         self._traffic = self._store.load_traffic()
+        self._runtime = choose_runtime(config.runtime)
         self._session = Session(
-            config.fleet, config.device_id, self._session_number, config.runtime, self._store.load_generation()
+            config.fleet, config.device_id, self._session_number, self._runtime, self._store.load_generation()
         )
         self._dataset: Dataset | None = None
         self._program: TrainingProgram | None = None
@@ -194,10 +195,10 @@ class Agent:
         self._perform(self._session.program_ready(model_id, manifest, time.monotonic()))
 
     def _load_program(self, model_id: str, manifest: ModelManifest) -> TrainingProgram:
-        key = (model_id, self._config.runtime)
+        key = (model_id, self._runtime)
         if key not in self._workshop.programs:
             folder = self._store.program_folder(model_id)
-            self._workshop.programs[key] = _load_runtime(self._config.runtime, folder, manifest)
+            self._workshop.programs[key] = load_program(self._runtime, folder, manifest)
         program = self._workshop.programs[key]
         size = self._config.most_examples
         return program if size is None else PiecewiseProgram(program, size)
@@ -228,15 +229,5 @@ class Agent:
         return Traffic(before.bytes_up + self._link.bytes_up, before.bytes_down + self._link.bytes_down)
 
     def _lost(self) -> Envelope:
-        status = DeviceStatus(state="lost", session=self._session_number, runtime=self._config.runtime)
+        status = DeviceStatus(state="lost", session=self._session_number, runtime=self._runtime)
         return Envelope(Address(STATUS, self._config.device_id), status)
-
-
-def _load_runtime(runtime: str, folder: Path, manifest: ModelManifest) -> TrainingProgram:
-    if runtime == "executorch":
-        from edge_client.executorch_program import load_executorch_program  # noqa: PLC0415 - it imports torch
-
-        return load_executorch_program(folder, manifest)
-    from edge_client.onnx_program import load_onnx_program  # noqa: PLC0415 - a device may have one runtime alone
-
-    return load_onnx_program(folder, manifest)

@@ -30,7 +30,11 @@ def main(arguments: list[str]) -> None:
     export = verbs.add_parser("export-model", help="write this device's own model as .onnx and .safetensors")
     export.add_argument("config", type=Path, help="the device's TOML file")
     export.add_argument("-o", "--output", type=Path, required=True, help="the files' name, without an ending")
+    verbs.add_parser("build-runtime", help="compile what runs ExecuTorch without torch, where that was not done yet")
     options = parser.parse_args(arguments)
+    if options.verb == "build-runtime":
+        _build_runtime()
+        return
     if options.verb == "export-model":
         _export_model(load_settings(options.config, EdgeConfig), options.output)
         return
@@ -49,6 +53,15 @@ def _export_model(config: EdgeConfig, output: Path) -> None:
         f"{found.model} as {config.device_id} trained it in round {found.round_number}: {found.onnx} (x -> logits), "
         f"{found.safetensors}\n"
     )
+
+
+def _build_runtime() -> None:
+    from edge_client.native.building import build_library  # noqa: PLC0415 - for who wants ExecuTorch
+    from edge_client.native.library import open_library  # noqa: PLC0415 - the same
+
+    path = build_library()
+    open_library(path)
+    sys.stdout.write(f"{path}\n")
 
 
 async def _run_devices(configs: list[EdgeConfig]) -> None:

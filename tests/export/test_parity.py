@@ -20,7 +20,7 @@ from tests.export.cases import CASES, branch
 if TYPE_CHECKING:
     from tests.export.conftest import Exported
 
-RUNTIMES = ("onnx", "executorch")
+RUNTIMES = ("onnx", "executorch", "executorch-torch")
 LOSSES: dict[str, Callable[..., torch.Tensor]] = {
     "binary-cross-entropy": functional.binary_cross_entropy_with_logits,
     "mse": functional.mse_loss,
@@ -143,11 +143,22 @@ def test_read_only_and_strided_arrays_are_taken(exported: Exporter, runtime: str
     assert found.loss == expected.loss
 
 
+@pytest.mark.slow
+def test_executorch_gives_the_same_bits_with_and_without_torch(exported: Exporter) -> None:
+    model = exported("watch-cnn")
+    params, batch = model.params(), random_batch(model, 70)
+    ours, theirs = (model.load(way).train_step(params, *batch) for way in ("executorch", "executorch-torch"))
+    assert ours.loss == theirs.loss
+    np.testing.assert_array_equal(ours.logits, theirs.logits)
+    for parameter, gradient in theirs.gradients.items():
+        np.testing.assert_array_equal(ours.gradients[parameter], gradient)
+
+
 OPERATORS = [(name, operator) for name, case in CASES.items() for operator in case.operators]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("runtime", ["onnx", "executorch"])
 @pytest.mark.parametrize(("name", "operator"), OPERATORS)
 def test_an_operator_is_covered_on_both_runtimes(exported: Exporter, name: str, operator: str, runtime: str) -> None:
     report = exported(name).report

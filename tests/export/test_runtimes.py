@@ -15,8 +15,10 @@ import numpy as np
 import pytest
 
 from edge_client.executorch_program import load_executorch_program
+from edge_client.executorch_torch import torch_loader
 from edge_client.onnx_program import load_onnx_program
 from edge_client.program import TrainingProgram
+from tests.edge_client.native.compiled import load_natively
 from wire.errors import ManifestError, ProgramError
 from wire.manifest import ModelManifest, ParameterSpec, ProgramFile
 
@@ -25,9 +27,21 @@ if TYPE_CHECKING:
 
 Exporter = Callable[[str], "Exported"]
 
+RUNTIMES = ["onnx", "executorch", "executorch-torch"]
+
+
+def load_without_torch(folder: Path, manifest: ModelManifest) -> TrainingProgram:
+    return load_executorch_program(folder, manifest, load_natively())
+
+
+def load_through_torch(folder: Path, manifest: ModelManifest) -> TrainingProgram:
+    return load_executorch_program(folder, manifest, torch_loader())
+
+
 LOADERS = [
     pytest.param(load_onnx_program, ".onnx", id="onnx"),
-    pytest.param(load_executorch_program, ".pte", id="executorch"),
+    pytest.param(load_without_torch, ".pte", id="executorch"),
+    pytest.param(load_through_torch, ".pte", id="executorch-torch"),
 ]
 
 pytestmark = pytest.mark.slow
@@ -120,7 +134,7 @@ def zeros(*shape: int) -> np.ndarray:
     return np.zeros(shape, np.float32)
 
 
-@pytest.mark.parametrize("runtime", ["onnx", "executorch"])
+@pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize(
     ("inputs", "targets", "reason"),
     [
@@ -142,7 +156,7 @@ def test_a_wrong_batch_is_refused_in_one_line(
         model.load(runtime).train_step(model.params(), inputs, targets)
 
 
-@pytest.mark.parametrize("runtime", ["onnx", "executorch"])
+@pytest.mark.parametrize("runtime", RUNTIMES)
 def test_params_of_another_model_are_refused(exported: Exporter, runtime: str) -> None:
     model = exported("watch-cnn")
     program, params = model.load(runtime), model.params()
@@ -157,20 +171,23 @@ TRAIN_WITHOUT_TORCH = """
 import sys
 from pathlib import Path
 import numpy as np
-import edge_client.executorch_program
-from edge_client.onnx_program import load_onnx_program
+from edge_client.runtimes import choose_runtime, load_program
 from wire.manifest import decode_manifest
-folder = Path(sys.argv[1])
+folder, runtime = Path(sys.argv[1]), sys.argv[2]
 manifest = decode_manifest((folder / "manifest.json").read_bytes())
 params = {spec.name: np.full(spec.shape, 0.01, np.float32) for spec in manifest.parameters}
 batch = np.ones((3, *manifest.input_shape), np.float32), np.array([0, 1, 2])
-assert np.isfinite(load_onnx_program(folder, manifest).train_step(params, *batch).loss)
+assert choose_runtime(runtime) == runtime
+assert np.isfinite(load_program(runtime, folder, manifest).train_step(params, *batch).loss)
 print(*sorted({name.partition(".")[0] for name in sys.modules} & {"torch", "onnx", "executorch", "onnxscript"}))
 """
 
 
-def test_the_onnx_way_imports_no_torch(exported: Exporter) -> None:
-    command = [sys.executable, "-W", "error", "-c", TRAIN_WITHOUT_TORCH, str(exported("watch-cnn").folder)]
+@pytest.mark.parametrize("runtime", ["onnx", "executorch"])
+def test_a_device_trains_without_torch_and_without_a_word_on_standard_error(exported: Exporter, runtime: str) -> None:
+    if runtime == "executorch":
+        load_natively()
+    command = [sys.executable, "-W", "error", "-c", TRAIN_WITHOUT_TORCH, str(exported("watch-cnn").folder), runtime]
     ran = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
     assert ran.stdout.strip() == ""
     assert ran.stderr == ""

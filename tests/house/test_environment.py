@@ -163,7 +163,18 @@ def test_a_python_without_ensurepip_is_told_what_to_install(
     assert "apt install python3." in environment.refuse_python()
 
 
-@pytest.mark.parametrize("script", ["scripts/check", "scripts/demo", "scripts/lock", "scripts/test", ".ci/run"])
+@pytest.mark.parametrize(
+    "script",
+    [
+        "scripts/bench-runtimes",
+        "scripts/check",
+        "scripts/cross-check-aarch64",
+        "scripts/demo",
+        "scripts/lock",
+        "scripts/test",
+        ".ci/run",
+    ],
+)
 def test_a_script_can_be_run_and_parsed(root: Path, script: str) -> None:
     assert os.access(root / script, os.X_OK)
     shell = "bash" if script == ".ci/run" else "sh"
