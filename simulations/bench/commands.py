@@ -15,6 +15,8 @@ from rich.table import Table
 
 from simulations.bench.conflict import ConflictRow, bench_conflict
 from simulations.bench.simulating import CPU, Order, Run
+from simulations.bench.step_models import STEP_MODELS
+from simulations.bench.stepping import bench_steps
 from simulations.bench.workloads import WORKLOADS
 from simulations.rounds.opening import ENGINE_NAMES
 from wire.errors import ConfigError, FleetError
@@ -39,6 +41,13 @@ CONFLICT = {
     "cpu_ms": "CPU ms",
     "ratio_to_sgemm": "sgemm/this",
     "extra_memory_mb": "extra MiB",
+}
+STEPS = {
+    "model": "",
+    "runtime": "runtime",
+    "ms_per_step": "ms/step",
+    "ratio_to_torch": "this/torch",
+    "resident_mb": "resident MB",
 }
 Form = Annotated[Literal["table", "json"], typer.Option("--format", help="What is printed.")]
 
@@ -84,6 +93,25 @@ def simulate(
                     runs.setdefault(name, []).append(_run(order))
         rows += [_row(found, runs) for found in runs.values()]
     _show(rows, ROUNDS, form)
+
+
+@app.command()
+def step(
+    model: Annotated[
+        list[str] | None, typer.Option(help=f"One of {', '.join(STEP_MODELS)}; may be given several times.")
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Examples in a step.")] = 32,
+    steps: Annotated[int, typer.Option(min=1, help="Steps that are timed; the runtimes take turns.")] = 100,
+    form: Form = "table",
+) -> None:
+    """Time a device's training step on each runtime, and compare it with torch's eager mode."""
+    rows: list[dict[str, Any]] = []
+    for name in model or list(STEP_MODELS):
+        if name not in STEP_MODELS:
+            raise ConfigError(f"there is no model {name!r} to time; take one of {', '.join(STEP_MODELS)}")
+        with console.status(name):
+            rows += [msgspec.to_builtins(row) for row in bench_steps(name, batch, steps)]
+    _show(rows, STEPS, form)
 
 
 @app.command()

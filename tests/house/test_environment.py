@@ -166,7 +166,6 @@ def test_a_python_without_ensurepip_is_told_what_to_install(
 @pytest.mark.parametrize(
     "script",
     [
-        "scripts/bench-runtimes",
         "scripts/check",
         "scripts/cross-check-aarch64",
         "scripts/demo",
