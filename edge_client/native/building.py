@@ -21,7 +21,15 @@ from pathlib import Path
 
 from wire.errors import ProgramError
 
-__all__ = ["Executorch", "build_library", "compile_library", "find_compiler", "find_executorch", "library_path"]
+__all__ = [
+    "HOW_TO_INSTALL",
+    "Executorch",
+    "build_library",
+    "compile_library",
+    "find_compiler",
+    "find_executorch",
+    "library_path",
+]
 
 SOURCE = Path(__file__).with_name("runtime.cpp")
 COMPILERS = ("c++", "g++", "clang++")

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from edge_client.native.building import build_library, compile_library, find_compiler, find_executorch, library_path
+from edge_client.native.building import (
+    HOW_TO_INSTALL,
+    build_library,
+    compile_library,
+    find_compiler,
+    find_executorch,
+    library_path,
+)
 from edge_client.native.library import open_library
 from tests.edge_client.native.compiled import load_natively
 from wire.errors import ProgramError
@@ -110,6 +118,11 @@ def test_without_executorch_it_says_how_to_install_it(monkeypatch: pytest.Monkey
     monkeypatch.setitem(sys.modules, "executorch", None)
     with pytest.raises(ProgramError, match="executorch is not installed: pip install --no-deps executorch=="):
         find_executorch()
+
+
+def test_the_version_to_install_is_the_one_that_exports() -> None:
+    asked = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["export"]
+    assert HOW_TO_INSTALL.rpartition(" ")[2] in asked
 
 
 def test_an_executorch_without_its_libraries_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
