@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
-__all__ = ["Window", "gather_columns", "make_window", "pad_for_input", "pad_symmetrically", "spread_by_stride"]
+__all__ = [
+    "Window",
+    "gather_columns",
+    "make_window",
+    "pad_for_input",
+    "pad_symmetrically",
+    "spread_by_stride",
+    "strided_columns",
+]
 
 aten = torch.ops.aten
 
@@ -88,6 +97,32 @@ def gather_columns(
                 tap = aten.slice(tap, dim, start, end, step)
         taps.append(tap.unsqueeze(2))
     return torch.cat(taps, 2) if len(taps) > 1 else taps[0]
+
+
+def strided_columns(x: torch.Tensor, starts: Sequence[int], window: Window, size: Sequence[int]) -> torch.Tensor:
+    """Return what each tap sees of x, in the order of the kernel's values, by one copy: overlapping windows of its memory.
+
+    Args:
+        x: Shape ``(batch, channels, *spatial)``, contiguous.
+        starts: Where the first tap begins along the spatial dimensions.
+        window: The kernel's movement; its padding is x's already.
+        size: Number of positions that each tap takes.
+
+    Returns:
+        Shape ``(batch, channels, taps, *size)``.
+    """
+    strides = [math.prod(x.shape[dim + 1 :]) for dim in range(1, x.dim())]
+    along = strides[1:]
+    taps = [step * stride for step, stride in zip(window.dilation, along, strict=True)]
+    positions = [step * stride for step, stride in zip(window.stride, along, strict=True)]
+    begin = sum(start * stride for start, stride in zip(starts, along, strict=True))
+    columns: torch.Tensor = aten.as_strided_copy(
+        x,
+        [x.shape[0], x.shape[1], *window.kernel, *size],
+        [math.prod(x.shape[1:]), strides[0], *taps, *positions],
+        begin,
+    )
+    return columns.reshape(-1, x.shape[1], math.prod(window.kernel), *size)
 
 
 def pad_symmetrically(x: torch.Tensor, padding: Sequence[int]) -> torch.Tensor:

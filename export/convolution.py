@@ -15,10 +15,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
-from export.columns import Window, gather_columns, make_window, pad_for_input, pad_symmetrically, spread_by_stride
+from export.columns import Window, make_window, pad_for_input, pad_symmetrically, spread_by_stride, strided_columns
 
 __all__ = ["Gradients", "bias_gradient", "convolution", "convolution_backward"]
 
@@ -105,13 +106,10 @@ def _input_gradient(
     inputs, outputs = weight.shape[1], weight.shape[0] // groups
     spread = spread_by_stride(gradient.reshape(-1, outputs, *gradient.shape[2:]), window.stride)
     padded, starts = pad_for_input(spread, size, window)
-    offsets = [
-        tuple(start + offset for start, offset in zip(starts, offsets, strict=True))
-        for offsets in reversed(window.offsets())
-    ]
-    columns = gather_columns(padded, offsets, size, (1,) * len(size))
-    columns = columns.reshape(-1, outputs * len(offsets), math.prod(size))
-    kernels = weight.reshape(groups, outputs, inputs, -1).permute(0, 2, 1, 3).reshape(groups, inputs, -1)
+    columns = strided_columns(padded, starts, replace(window, stride=(1,) * len(size)), size)
+    columns = columns.reshape(-1, outputs * math.prod(window.kernel), math.prod(size))
+    reversed_taps = weight.flip(tuple(range(2, weight.dim()))).reshape(groups, outputs, inputs, -1)
+    kernels = reversed_taps.permute(0, 2, 1, 3).reshape(groups, inputs, -1)
     return torch.bmm(_for_every_example(kernels, gradient), columns).reshape(-1, inputs * groups, *size)
 
 
@@ -124,5 +122,5 @@ def _input_columns(x: torch.Tensor, window: Window, size: Sequence[int], groups:
     """Return what each tap sees of the padded input: ``(batch * groups, inputs * taps, positions)``."""
     inputs = x.shape[1] // groups
     padded = pad_symmetrically(x.reshape(-1, inputs, *x.shape[2:]), window.padding)
-    columns = gather_columns(padded, window.offsets(), size, window.stride)
+    columns = strided_columns(padded, [0] * len(size), window, size)
     return columns.reshape(-1, inputs * columns.shape[2], math.prod(size))

@@ -50,12 +50,13 @@ def program_files(checked: CheckedModel) -> dict[FileName, bytes]:
 
 def _executorch_file(checked: CheckedModel, program: ExportedProgram) -> bytes:
     """Return the program as a ``.pte`` file; memory is planned for its largest batch."""
-    from executorch.exir import to_edge  # noqa: PLC0415 - slow and noisy
+    from executorch.exir import EdgeCompileConfig, to_edge  # noqa: PLC0415 - slow and noisy
     from executorch.runtime import Runtime  # noqa: PLC0415 - the same
 
     try:
         program = rewrites.for_executorch(program)
-        exported = to_edge(program).to_executorch()
+        kept = EdgeCompileConfig(preserve_ops=[torch.ops.aten.linear.default])
+        exported = to_edge(program, compile_config=kept).to_executorch()
     except Exception as error:  # its passes raise whatever they meet
         raise unsupported_operator(checked, program, "ExecuTorch", str(error)) from error
     kernels = Runtime.get().operator_registry.operator_names

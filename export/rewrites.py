@@ -15,7 +15,7 @@ from export.average_pooling import adaptive_average_pool_backward, average_pool_
 from export.convolution import convolution, convolution_backward
 from export.native_convolution import native_convolution_backward
 from export.pooling import max_pool, max_pool_backward
-from export.simplification import cancel_permutations, merge_equal_nodes, transpose_small_factors
+from export.simplification import cancel_permutations, drop_copies, merge_equal_nodes, use_linear_layers
 
 __all__ = ["EXECUTORCH", "ONNX", "Rewrites", "for_executorch", "for_onnx"]
 
@@ -97,9 +97,10 @@ ONNX: Rewrites = {
 def for_executorch(program: ExportedProgram) -> ExportedProgram:
     """Return the same function as ExecuTorch runs it best."""
     program = program.run_decompositions(EXECUTORCH)
+    drop_copies(program.graph)
     merge_equal_nodes(program.graph)
     cancel_permutations(program.graph)
-    transpose_small_factors(program.graph)
+    use_linear_layers(program.graph)
     program.graph_module.recompile()
     return program
 

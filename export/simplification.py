@@ -12,12 +12,15 @@ from typing import Any
 import torch
 from torch.fx import Graph, Node
 
-__all__ = ["cancel_permutations", "merge_equal_nodes", "restore_threshold_backward", "transpose_small_factors"]
+__all__ = [
+    "cancel_permutations",
+    "drop_copies",
+    "merge_equal_nodes",
+    "restore_threshold_backward",
+    "use_linear_layers",
+]
 
 aten = torch.ops.aten
-
-TYPICAL_BATCH = 16
-"""The batch for which the smaller of two copies is chosen."""
 
 
 def restore_threshold_backward(graph: Graph) -> None:
@@ -59,21 +62,31 @@ def merge_equal_nodes(graph: Graph) -> None:
             graph.erase_node(node)
 
 
-def transpose_small_factors(graph: Graph) -> None:
-    """Turn ``x @ w^T`` into ``(w @ x^T)^T`` where that copies less: x and the product are a batch, w a large weight."""
+def use_linear_layers(graph: Graph) -> None:
+    """Turn ``x @ w^T``, and a bias that is added to it, into ``linear``, which reads a weight as it lies."""
     for node in graph.find_nodes(op="call_function", target=aten.mm.default):
         x, transposed = node.args
-        if not (_calls(transposed, aten.permute.default) and transposed.args[0].op == "placeholder"):
-            continue
-        weight = transposed.args[0]
-        outputs, inputs = weight.meta["val"].shape
-        if outputs * inputs <= TYPICAL_BATCH * (outputs + inputs):
-            continue
-        with graph.inserting_before(node):
-            x_transposed = _call_like(graph, aten.permute.default, (x, [1, 0]))
-            product = _call_like(graph, aten.mm.default, (weight, x_transposed))
-            result = _call_like(graph, aten.permute.default, (product, [1, 0]))
-        _replace(node, result)
+        if _calls(transposed, aten.permute.default):
+            with graph.inserting_before(node):
+                linear = _call_like(graph, aten.linear.default, (x, transposed.args[0]))
+            _replace(node, linear)
+    for node in graph.find_nodes(op="call_function", target=aten.add.Tensor):
+        linear, bias = node.args
+        is_alone = _calls(linear, aten.linear.default) and len(linear.users) == 1 and len(linear.args) == 2  # noqa: PLR2004 - x and w
+        if is_alone and isinstance(bias, Node) and bias.meta["val"].shape == linear.meta["val"].shape[1:]:
+            with graph.inserting_before(node):
+                whole = _call_like(graph, aten.linear.default, (*linear.args, bias))
+            _replace(node, whole)
+    graph.eliminate_dead_code()
+
+
+def drop_copies(graph: Graph) -> None:
+    """Use a value instead of its alias, and what is rectified instead of rectifying it again: ExecuTorch would copy both."""
+    for node in graph.find_nodes(op="call_function", target=aten.alias.default):
+        node.replace_all_uses_with(node.args[0])
+    for node in graph.find_nodes(op="call_function", target=aten.relu.default):
+        if _calls(node.args[0], aten.relu.default):
+            node.replace_all_uses_with(node.args[0])
     graph.eliminate_dead_code()
 
 

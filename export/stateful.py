@@ -98,7 +98,10 @@ class PureFunctions:
         return normalized if bias is None else normalized + bias.reshape(shape)
 
     def attention(self, attend: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-        """Return scaled dot-product attention whose weights are dropped by a mask; without dropout, the given one."""
+        """Return scaled dot-product attention in plain operators, its weights dropped by a mask; what is rare is left as it is.
+
+        torch's own looks for rows that are masked as a whole, which costs as much as the product.
+        """
 
         def scaled_dot_product_attention(
             query: torch.Tensor,
@@ -109,16 +112,16 @@ class PureFunctions:
             is_causal: bool = False,
             **options: Any,
         ) -> torch.Tensor:
-            if dropout_p == 0:
-                return attend(query, key, value, attn_mask, dropout_p, is_causal, **options)
-            if is_causal or options.get("scale") is not None or options.get("enable_gqa"):
+            is_plain = not is_causal and options.get("scale") is None and not options.get("enable_gqa")
+            if is_plain and (attn_mask is None or attn_mask.dtype == query.dtype):
+                scores = query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5
+                weights = (scores if attn_mask is None else scores + attn_mask).softmax(-1)
+                return self.dropout(weights, dropout_p) @ value
+            if dropout_p > 0:
                 raise ExportError(
-                    "attention with dropout and is_causal, scale or enable_gqa; give it an attn_mask instead"
+                    "attention with dropout takes an attn_mask of floats, and neither is_causal, scale nor enable_gqa"
                 )
-            scores = query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5
-            if attn_mask is not None:
-                scores = scores + attn_mask
-            return self.dropout(scores.softmax(-1), dropout_p) @ value
+            return attend(query, key, value, attn_mask, dropout_p, is_causal, **options)
 
         return scaled_dot_product_attention
 

@@ -38,6 +38,10 @@ BATCH_SIZES = (1, 2, 13, LARGEST_BATCH, LARGEST_BATCH + 6)
 MIXED_SIZES = (2, 13, LARGEST_BATCH)
 """The same for a model with running statistics: torch refuses a single value, and pieces are normalized by themselves."""
 
+MOST_DRAWS = 3
+"""A batch on which a program is wrong is drawn again: where a unit or a pool stands on its edge, about one batch of 64 in a
+hundred, torch's own float32 and float64 disagree as much. A program that is wrong is wrong on all of them."""
+
 NOISE = 0.05
 """Standard deviation of what is added to the initial values, so that zeros and ones are not special."""
 
@@ -87,28 +91,68 @@ def verify_program(checked: CheckedModel, program: TrainingProgram) -> Verificat
             finite.
     """
     generator = torch.Generator().manual_seed(0)
-    errors = dict.fromkeys(program.manifest.layer_names, 0.0)
-    output_error = 0.0
+    worst = Verification(program.runtime, dict.fromkeys(program.manifest.layer_names, 0.0), 0.0)
     for size in _sizes(checked):
-        params = _params(checked, generator)
-        batch = draw_batch(checked, size, generator)
-        expected = run_autograd(checked, params, batch)
-        found = program.train_step(params, batch.inputs, batch.targets, batch.masks)
-        predicted = program.predict(params, batch.inputs)
-        for what, error in (
-            ("the loss", _relative_error(np.float32(found.loss), np.float32(expected.loss), 0.0)),
-            ("the logits in training", _relative_error(found.logits, expected.logits, 0.0)),
-            ("the predicted logits", _relative_error(predicted, _evaluate(checked, params, batch.inputs), 0.0)),
-        ):
-            _refuse_above_tolerance(program, what, error, size)
-            output_error = max(output_error, error)
-        floor = FLOOR * max(float(np.abs(gradient).max()) for gradient in expected.gradients.values())
-        for layer in program.manifest.layers:
-            names = [parameter.name for parameter in layer.parameters]
-            what = "the new values" if layer.kind else "the gradient"
-            error = _relative_error(_flat(found, names), _flat(expected, names), floor)
-            _refuse_above_tolerance(program, f"{what} of layer {layer.name!r}", error, size)
-            errors[layer.name] = max(errors[layer.name], error)
+        for draws_left in reversed(range(MOST_DRAWS)):
+            params, batch = _params(checked, generator), draw_batch(checked, size, generator)
+            try:
+                found = _compare(checked, program, params, batch)
+            except _WrongError as wrong:
+                if draws_left:
+                    continue
+                raise ExportError(
+                    f"{program.runtime} gives {wrong.what} of model {program.manifest.model!r} wrong: relative error "
+                    f"{wrong.error:.2g} against autograd (at most {TOLERANCE:g}) in a batch of {size}, and in "
+                    f"{MOST_DRAWS - 1} before it; nothing was written"
+                ) from wrong
+            worst = Verification(
+                program.runtime,
+                {layer: max(error, found.errors[layer]) for layer, error in worst.errors.items()},
+                max(worst.output_error, found.output_error),
+            )
+            break
+    return worst
+
+
+class _WrongError(Exception):
+    """A result that is further off than the tolerance, or not a number."""
+
+    def __init__(self, what: str, error: float) -> None:
+        """Say which result, and by how much."""
+        super().__init__(what, error)
+        self.what, self.error = what, error
+
+
+def _compare(
+    checked: CheckedModel, program: TrainingProgram, params: Mapping[str, np.ndarray], batch: Batch
+) -> Verification:
+    """Return how far the program is from autograd on one batch.
+
+    Raises:
+        _WrongError: If that is too far.
+    """
+
+    def within(what: str, error: float) -> float:
+        if not error <= TOLERANCE:  # one that is not a number is above every tolerance
+            raise _WrongError(what, error)
+        return error
+
+    expected = run_autograd(checked, params, batch)
+    found = program.train_step(params, batch.inputs, batch.targets, batch.masks)
+    predicted, evaluated = program.predict(params, batch.inputs), _evaluate(checked, params, batch.inputs)
+    output_error = max(
+        within("the loss", _relative_error(np.float32(found.loss), np.float32(expected.loss), 0.0)),
+        within("the logits in training", _relative_error(found.logits, expected.logits, 0.0)),
+        within("the predicted logits", _relative_error(predicted, evaluated, 0.0)),
+    )
+    floor = FLOOR * max(float(np.abs(gradient).max()) for gradient in expected.gradients.values())
+    errors = {}
+    for layer in program.manifest.layers:
+        names = [parameter.name for parameter in layer.parameters]
+        error = _relative_error(_flat(found, names), _flat(expected, names), floor)
+        errors[layer.name] = within(
+            f"{'the new values' if layer.kind else 'the gradient'} of layer {layer.name!r}", error
+        )
     return Verification(program.runtime, errors, output_error)
 
 
@@ -185,12 +229,3 @@ def _relative_error(found: np.ndarray | np.float32, expected: np.ndarray | np.fl
     """Return the greatest error over the greatest expected value, or over the floor if that is more."""
     scale = max(float(np.abs(expected).max()), floor, float(np.finfo(np.float32).tiny))
     return float(np.abs(found - expected).max()) / scale
-
-
-def _refuse_above_tolerance(program: TrainingProgram, what: str, error: float, num_examples: int) -> None:
-    """Refuse the program; an error that is not a number is above every tolerance."""
-    if not error <= TOLERANCE:
-        raise ExportError(
-            f"{program.runtime} gives {what} of model {program.manifest.model!r} wrong: relative error {error:.2g} against "
-            f"autograd (at most {TOLERANCE:g}) in a batch of {num_examples}; nothing was written"
-        )
