@@ -14,7 +14,7 @@ from edge_client.config import EdgeConfig
 from edge_client.dataset import Dataset, load_dataset
 from edge_client.fetching import Subscribe, Unsubscribe
 from edge_client.generation import Traffic, compose_generation
-from edge_client.pieces import PiecewiseProgram
+from edge_client.pieces import PiecewiseProgram, examples_within
 from edge_client.program import TrainingProgram
 from edge_client.runtimes import choose_runtime, load_program
 from edge_client.session import Effect, LoadProgram, Session, Train
@@ -200,8 +200,10 @@ class Agent:
             folder = self._store.program_folder(model_id)
             self._workshop.programs[key] = load_program(self._runtime, folder, manifest)
         program = self._workshop.programs[key]
-        size = self._config.most_examples
-        return program if size is None else PiecewiseProgram(program, size)
+        limits = [size for size in (self._config.most_examples,) if size is not None]
+        if self._config.memory_mb is not None:
+            limits.append(examples_within(manifest, self._config.memory_mb * 10**6))
+        return PiecewiseProgram(program, min(limits)) if limits else program
 
     async def _train(self, effect: Train) -> None:
         program, data = self._program, self._dataset

@@ -26,6 +26,8 @@ class EdgeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         runtime: ``onnx`` or ``executorch``.
         most_examples: Examples that are computed at once; a larger batch is run in pieces, with the same result but for
             rounding and in less memory. Absent: whole batches.
+        memory_mb: The most memory that a step's values may take, in 10**6 bytes, beside the 45 to 55 of the process and some
+            copies of the parameters: decides how many examples are computed at once. Absent: any.
         broker: Where the broker is.
     """
 
@@ -35,4 +37,5 @@ class EdgeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     folder: Path
     runtime: Literal["onnx", "executorch"] = "onnx"
     most_examples: Annotated[int, Meta(ge=1, le=2**31 - 1)] | None = None
+    memory_mb: Annotated[int, Meta(ge=1, le=2**31 - 1)] | None = None
     broker: BrokerAddress = BrokerAddress()

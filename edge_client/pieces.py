@@ -8,13 +8,19 @@ gradients are never there more than twice.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from edge_client.program import Params, TrainingProgram, TrainStep
+from wire.errors import ProgramError
+from wire.manifest import ModelManifest
 
-__all__ = ["PiecewiseProgram", "predict_in_pieces", "train_in_pieces"]
+__all__ = ["PiecewiseProgram", "examples_within", "predict_in_pieces", "train_in_pieces"]
+
+
+MEGABYTE = 10**6
 
 
 class PiecewiseProgram:
@@ -45,6 +51,30 @@ class PiecewiseProgram:
     def predict(self, params: Params, inputs: np.ndarray) -> np.ndarray:
         """Return the logits, shape ``(batch, *output_shape)``, float32."""
         return predict_in_pieces(lambda x: self._program.predict(params, x), inputs, self._most_examples)
+
+
+def examples_within(manifest: ModelManifest, budget_bytes: int) -> int:
+    """Return how many examples can be computed at once within a budget, at least 1.
+
+    Args:
+        manifest: Says what a step needs.
+        budget_bytes: The most that a step's values may take.
+
+    Raises:
+        ProgramError: If the manifest does not say it, or one example needs more.
+    """
+    memory = manifest.memory
+    if not memory:
+        raise ProgramError(
+            f"model {manifest.model!r} does not say how much memory it needs, which `memory_mb` asks for; export it again"
+        )
+    if memory.fixed_bytes + memory.example_bytes > budget_bytes:
+        needed_mb = math.ceil((memory.fixed_bytes + memory.example_bytes) / MEGABYTE)
+        raise ProgramError(
+            f"model {manifest.model!r} needs {needed_mb} MB for one example, this device allows {budget_bytes // MEGABYTE}: "
+            "raise `memory_mb`, or give its fleet a smaller model"
+        )
+    return (budget_bytes - memory.fixed_bytes) // memory.example_bytes
 
 
 def train_in_pieces(step: Callable[..., TrainStep], batch: tuple[np.ndarray, ...], most_examples: int) -> TrainStep:

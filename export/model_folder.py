@@ -78,7 +78,7 @@ def export_program(model: TrainableModel, name: str, folder: Path) -> ExportRepo
         StoreError: If the folder cannot be written.
     """
     checked = check_model(model)
-    files = program_files(checked)
+    files, memory = program_files(checked)
     manifest = ModelManifest(
         model=name,
         layers=checked.layers,
@@ -89,6 +89,7 @@ def export_program(model: TrainableModel, name: str, folder: Path) -> ExportRepo
         positions=model.positions or UNSET,
         num_tokens=UNSET if model.num_tokens is None else model.num_tokens,
         masks=checked.masks or UNSET,
+        memory=memory,
     )
     folder = folder.absolute()
     try:

@@ -12,9 +12,11 @@ from torch.export import ExportedProgram
 from export import rewrites
 from export.culprit import unsupported_operator
 from export.joint_graph import trace_prediction, trace_training
+from export.memory import measure_memory
 from export.model_check import CheckedModel
 from export.quiet import quiet_exporters
 from wire.errors import ExportError
+from wire.manifest import StepMemory
 
 __all__ = ["program_files"]
 
@@ -24,8 +26,8 @@ BATCH_SYMBOL = re.compile(r"\bs\d+\b")
 """How torch calls the one dimension that it does not know."""
 
 
-def program_files(checked: CheckedModel) -> dict[FileName, bytes]:
-    """Return the program's files by name, for every runtime.
+def program_files(checked: CheckedModel) -> tuple[dict[FileName, bytes], StepMemory]:
+    """Return the program's files by name, for every runtime, and the memory that a step needs.
 
     The names of inputs and outputs are those that ``edge_client.program_check`` expects; verification would find a difference.
 
@@ -40,21 +42,25 @@ def program_files(checked: CheckedModel) -> dict[FileName, bytes]:
     results = [f"{'statistic' if name in statistics else 'gradient'}.{name}" for name in names]
     with quiet_exporters():
         training, prediction = trace_training(checked), trace_prediction(checked)
-        return {
+        trained, memory = _executorch_file(checked, training)
+        predicted, _ = _executorch_file(checked, prediction)
+        files: dict[FileName, bytes] = {
             "train.onnx": _onnx_file(checked, training, [*names, "x", "y", *masks], ["loss", "logits", *results]),
             "predict.onnx": _onnx_file(checked, prediction, [*names, "x"], ["logits"]),
-            "train.pte": _executorch_file(checked, training),
-            "predict.pte": _executorch_file(checked, prediction),
+            "train.pte": trained,
+            "predict.pte": predicted,
         }
+    return files, memory
 
 
-def _executorch_file(checked: CheckedModel, program: ExportedProgram) -> bytes:
-    """Return the program as a ``.pte`` file; memory is planned for its largest batch."""
+def _executorch_file(checked: CheckedModel, program: ExportedProgram) -> tuple[bytes, StepMemory]:
+    """Return the program as a ``.pte`` file, whose memory is planned for its largest batch, and what a batch needs."""
     from executorch.exir import EdgeCompileConfig, to_edge  # noqa: PLC0415 - slow and noisy
     from executorch.runtime import Runtime  # noqa: PLC0415 - the same
 
     try:
         program = rewrites.for_executorch(program)
+        memory = measure_memory(program)
         kept = EdgeCompileConfig(preserve_ops=[torch.ops.aten.linear.default])
         exported = to_edge(program, compile_config=kept).to_executorch()
     except Exception as error:  # its passes raise whatever they meet
@@ -63,7 +69,7 @@ def _executorch_file(checked: CheckedModel, program: ExportedProgram) -> bytes:
     for operator in exported.executorch_program.execution_plan[0].operators:
         if f"{operator.name}.{operator.overload}".rstrip(".") not in kernels:
             raise unsupported_operator(checked, program, "ExecuTorch", operator.name)
-    return bytes(exported.buffer)
+    return bytes(exported.buffer), memory
 
 
 def _onnx_file(checked: CheckedModel, program: ExportedProgram, inputs: Sequence[str], outputs: Sequence[str]) -> bytes:

@@ -26,6 +26,7 @@ __all__ = [
     "ModelManifest",
     "ParameterSpec",
     "ProgramFile",
+    "StepMemory",
     "decode_manifest",
     "encode_manifest",
 ]
@@ -104,6 +105,18 @@ class MaskSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     probability: Annotated[float, Meta(gt=0, lt=1)]
 
 
+class StepMemory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The most memory that the values of one training step take at one time: parameters, activations, gradients.
+
+    Args:
+        fixed_bytes: Whatever the batch is.
+        example_bytes: More for each example.
+    """
+
+    fixed_bytes: Annotated[int, Meta(ge=0)]
+    example_bytes: Annotated[int, Meta(ge=1)]
+
+
 class ModelManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a device must know to run a program, and all that the aggregator knows of the model.
 
@@ -119,6 +132,7 @@ class ModelManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         positions: The logits' dimensions between the batch and the last, as in a sequence; absent: none.
         num_tokens: Inputs are whole numbers in ``[0, num_tokens)``; absent: any numbers.
         masks: Of dropouts, in the program's order; absent: none.
+        memory: What a step needs, by which a device chooses how many examples it computes at once; absent: unknown.
     """
 
     model: Name
@@ -131,6 +145,7 @@ class ModelManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     positions: Shape | UnsetType = UNSET
     num_tokens: Size | UnsetType = UNSET
     masks: Annotated[tuple[MaskSpec, ...], Meta(max_length=MAX_MASKS)] | UnsetType = UNSET
+    memory: StepMemory | UnsetType = UNSET
 
     @property
     def output_shape(self) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ from export.models import TrainableModel, watch_cnn
 __all__ = ["STEP_MODELS"]
 
 
-class Sequence(nn.Module):
+class _Sequence(nn.Module):
     """A GRU over twelve readings of eight sensors, and a linear layer on its last state."""
 
     def __init__(self) -> None:
@@ -28,7 +28,7 @@ class Sequence(nn.Module):
         return logits
 
 
-class Transformer(nn.Module):
+class _Transformer(nn.Module):
     """One block of attention over sixteen patches of 32 values."""
 
     def __init__(self) -> None:
@@ -78,7 +78,7 @@ STEP_MODELS: dict[str, Callable[[], TrainableModel]] = {
     "watch-cnn": watch_cnn,
     "color-cnn": _color_cnn,
     "perceptron": _perceptron,
-    "transformer": lambda: TrainableModel(Transformer(), input_shape=(16, 32), num_classes=10),
-    "gru": lambda: TrainableModel(Sequence(), input_shape=(12, 8), num_classes=6),
+    "transformer": lambda: TrainableModel(_Transformer(), input_shape=(16, 32), num_classes=10),
+    "gru": lambda: TrainableModel(_Sequence(), input_shape=(12, 8), num_classes=6),
 }
 """Their names, and how they are built; values come from torch's global generator."""

@@ -29,7 +29,7 @@ from wire.manifest import ModelManifest, decode_manifest
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["RUNTIMES", "StepRow", "bench_steps"]
+__all__ = ["RUNTIMES", "StepRow", "bench_steps", "main"]
 
 Runtime = Literal["torch", "onnx", "executorch", "executorch-torch"]
 RUNTIMES: tuple[Runtime, ...] = ("torch", "onnx", "executorch", "executorch-torch")

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_client.pieces import PiecewiseProgram
+from edge_client.pieces import PiecewiseProgram, examples_within
 from edge_client.program import Params, TrainStep
 from simulations.loopback.numpy_program import NumpyProgram, initial_values, perceptron_manifest
+from wire.errors import ProgramError
+from wire.manifest import ModelManifest, StepMemory
 from wire.tensors import unflatten_layer
 
 SIZES = [5, 4, 3]
@@ -87,3 +90,25 @@ def test_what_a_piece_gave_is_not_changed_by_the_next() -> None:
     PiecewiseProgram(Keeps(), 2).train_step(params, x, np.array([0, 1, 2, 0]))
     first = program.train_step(params, x[:2], np.array([0, 1]))
     assert all((given_back[0].gradients[name] == gradient).all() for name, gradient in first.gradients.items())
+
+
+def manifest_needing(fixed_bytes: int, example_bytes: int) -> ModelManifest:
+    return msgspec.structs.replace(perceptron_manifest(SIZES), memory=StepMemory(fixed_bytes, example_bytes))
+
+
+@given(fixed_bytes=st.integers(0, 10**9), example_bytes=st.integers(1, 10**8), budget_mb=st.integers(1, 2000))
+def test_as_many_examples_are_computed_at_once_as_fit_into_a_budget(
+    fixed_bytes: int, example_bytes: int, budget_mb: int
+) -> None:
+    manifest, budget = manifest_needing(fixed_bytes, example_bytes), budget_mb * 10**6
+    if fixed_bytes + example_bytes > budget:
+        with pytest.raises(ProgramError, match=rf"needs \d+ MB for one example, this device allows {budget_mb}: raise"):
+            examples_within(manifest, budget)
+        return
+    fitting = examples_within(manifest, budget)
+    assert fixed_bytes + fitting * example_bytes <= budget < fixed_bytes + (fitting + 1) * example_bytes
+
+
+def test_a_budget_asks_for_a_manifest_that_says_what_is_needed() -> None:
+    with pytest.raises(ProgramError, match=r"does not say how much memory it needs.*export it again"):
+        examples_within(perceptron_manifest(SIZES), 10**9)

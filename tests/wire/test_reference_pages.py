@@ -11,7 +11,7 @@ import pytest
 
 from scripts.reference_pages import EXPORT, MANIFEST, PROTOCOL, SCHEMA, renewed, schema
 from wire.errors import RefusalReason
-from wire.manifest import LayerSpec, MaskSpec, ModelManifest, ParameterSpec, ProgramFile, decode_manifest
+from wire.manifest import LayerSpec, MaskSpec, ModelManifest, ParameterSpec, ProgramFile, StepMemory, decode_manifest
 from wire.mqtt import CONTENT_TYPE
 from wire.tensors import Codec, Dtype
 from wire.topics import ROUTES
@@ -25,7 +25,7 @@ def test_the_generated_parts_are_up_to_date(page: Path) -> None:
 def test_the_manifests_schema_is_up_to_date_and_forbids_what_the_code_forbids() -> None:
     assert SCHEMA.read_bytes() == schema(), "run scripts/write-docs"
     kinds = json.loads(schema())["$defs"]
-    for kind in (ModelManifest, LayerSpec, MaskSpec, ParameterSpec, ProgramFile):
+    for kind in (ModelManifest, LayerSpec, MaskSpec, ParameterSpec, ProgramFile, StepMemory):
         described = kinds[kind.__name__]
         assert set(described["properties"]) == set(kind.__struct_fields__)
         assert described["additionalProperties"] is False
