@@ -9,6 +9,7 @@ from aggregator.evidence import Selector
 from aggregator.planning import FleetState, build_plan
 from aggregator.program_folder import ProgramFolder
 from aggregator.store import FleetStore
+from wire.errors import ConfigError
 
 __all__ = ["open_state"]
 
@@ -23,10 +24,14 @@ def open_state(config: AggregatorConfig, program: ProgramFolder, selector: Selec
     rounds.
 
     Raises:
-        ConfigError: If the selector does not fit the model.
+        ConfigError: If the selector, or what shall be trained, does not fit the model.
         ModelError: If the initial values do not fit the manifest.
         StoreError: If the disk refuses, or what it holds is damaged.
     """
+    for layer in config.training.trained_layers or ():
+        if layer not in program.manifest.layer_names:
+            known = ", ".join(program.manifest.layer_names)
+            raise ConfigError(f"trained_layers names {layer!r}, which is not in the model; it has {known}")
     state = store.load_state()
     if state is None or state.plan.model_id != program.model_id:
         epoch = 0 if state is None else state.plan.epoch + 1

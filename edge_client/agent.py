@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Coroutine, Iterable
+from collections.abc import Collection, Coroutine, Iterable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
@@ -50,7 +50,7 @@ class Workshop:
 
     Args:
         executor: Runs loading and training, off the asyncio thread.
-        programs: (model id, runtime) -> program; the same for every device.
+        programs: (model id, which of its programs on which runtime) -> program; the same for every device.
     """
 
     executor: Executor
@@ -194,11 +194,11 @@ class Agent:
         self._program = program
         self._perform(self._session.program_ready(model_id, manifest, time.monotonic()))
 
-    def _load_program(self, model_id: str, manifest: ModelManifest) -> TrainingProgram:
-        key = (model_id, self._runtime)
+    def _load_program(self, model_id: str, manifest: ModelManifest, layers: Collection[str] = ()) -> TrainingProgram:
+        key = (model_id, f"{manifest.program_for(layers)[0]} on {self._runtime}")
         if key not in self._workshop.programs:
             folder = self._store.program_folder(model_id)
-            self._workshop.programs[key] = load_program(self._runtime, folder, manifest)
+            self._workshop.programs[key] = load_program(self._runtime, folder, manifest, layers)
         program = self._workshop.programs[key]
         limits = [size for size in (self._config.most_examples,) if size is not None]
         if self._config.memory_mb is not None:
@@ -211,8 +211,17 @@ class Agent:
             raise ProgramError("a round was started without a program")
         loop = asyncio.get_running_loop()
         try:
+            plan = effect.work.plan
+            if plan.training.trained_layers:
+                program = await loop.run_in_executor(
+                    self._workshop.executor,
+                    self._load_program,
+                    plan.model_id,
+                    program.manifest,
+                    plan.training.trained_layers,
+                )
             outcome = await loop.run_in_executor(self._workshop.executor, run_round, program, data, effect.work)
-        except ProgramError as error:
+        except ModelError as error:
             self._perform(self._session.give_up(str(error)))
             return
         if not outcome.is_finite:

@@ -10,7 +10,7 @@ Memory is planned when the model is exported, for a largest batch that the file 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ from edge_client.pieces import predict_in_pieces, train_in_pieces
 from edge_client.program import Params, TrainStep
 from edge_client.program_check import check_batch, check_inputs, check_params, read_program_file, train_step_of
 from wire.errors import ManifestError, ProgramError
-from wire.manifest import ModelManifest
+from wire.manifest import ModelManifest, ParameterSpec
 
 __all__ = ["ExecutorchProgram", "executorch_loader", "load_executorch_program"]
 
@@ -36,6 +36,7 @@ class ExecutorchProgram:
         manifest: What the program takes and gives.
         train: The loaded ``train.pte``.
         predict: The loaded ``predict.pte``.
+        given: The parameters of which ``train`` gives a result; None: all.
 
     Raises:
         ManifestError: If a file does not take and give what the manifest says.
@@ -43,9 +44,12 @@ class ExecutorchProgram:
 
     runtime = "executorch"
 
-    def __init__(self, manifest: ModelManifest, train: Method, predict: Method) -> None:
+    def __init__(
+        self, manifest: ModelManifest, train: Method, predict: Method, given: tuple[ParameterSpec, ...] | None = None
+    ) -> None:
         """Hold the files against the manifest."""
         self.manifest = manifest
+        self._given = manifest.parameters if given is None else given
         self._names = tuple(parameter.name for parameter in manifest.parameters)
         self._train, self._predict = train, predict
         self._largest_batch = min(_largest_batch(method, len(self._names)) for method in (train, predict))
@@ -54,9 +58,10 @@ class ExecutorchProgram:
         inputs: TensorSpec = ((batch, *manifest.input_shape), FLOAT32)
         targets: TensorSpec = ((batch, *manifest.target_shape), INT64 if manifest.has_classes else FLOAT32)
         masks: list[TensorSpec] = [((batch, *mask.shape), FLOAT32) for mask in manifest.masks or ()]
+        results: list[TensorSpec] = [(parameter.shape, FLOAT32) for parameter in self._given]
         logits: TensorSpec = ((batch, *manifest.output_shape), FLOAT32)
         _check_tensors(manifest, "train.pte takes", train.inputs, [*params, inputs, targets, *masks])
-        _check_tensors(manifest, "train.pte gives", train.outputs, [((), FLOAT32), logits, *params])
+        _check_tensors(manifest, "train.pte gives", train.outputs, [((), FLOAT32), logits, *results])
         _check_tensors(manifest, "predict.pte takes", predict.inputs, [*params, inputs])
         _check_tensors(manifest, "predict.pte gives", predict.outputs, [logits])
 
@@ -82,8 +87,7 @@ class ExecutorchProgram:
         arrays = [params[name] for name in self._names]
 
         def step(*batch: np.ndarray) -> TrainStep:
-            loss, logits, *results = self._run("train.pte", self._train, [*arrays, *batch])
-            return train_step_of(self.manifest, loss, logits, results)
+            return train_step_of(self.manifest, self._given, self._run("train.pte", self._train, [*arrays, *batch]))
 
         return train_in_pieces(step, (inputs, targets, *masks), self._largest_batch)
 
@@ -114,31 +118,35 @@ class ExecutorchProgram:
             raise ProgramError(f"ExecuTorch cannot run {name} of model {self.manifest.model!r}: {error}") from error
 
 
-def load_executorch_program(folder: Path, manifest: ModelManifest, load: LoadMethod | None = None) -> ExecutorchProgram:
-    """Return the program of ``train.pte`` and ``predict.pte`` in this folder.
+def load_executorch_program(
+    folder: Path, manifest: ModelManifest, load: LoadMethod | None = None, layers: Collection[str] = ()
+) -> ExecutorchProgram:
+    """Return the program of ``train.pte``, or a smaller one, and ``predict.pte`` in this folder.
 
     Args:
         folder: Where the files lie.
         manifest: What they must be: their digests, and what they take and give.
         load: How they are loaded; absent: as ``executorch_loader`` chooses.
+        layers: Whose gradients are asked for; none is all.
 
     Raises:
         ManifestError: If a file is not the one that the manifest names, or not what the manifest says.
         ProgramError: If ExecuTorch is not installed, or a file cannot be read, loaded or run.
     """
-    train = read_program_file(folder, manifest, "train.pte")
+    stem, given = manifest.program_for(layers)
+    train = read_program_file(folder, manifest, f"{stem}.pte")
     predict = read_program_file(folder, manifest, "predict.pte")
     load = load or executorch_loader()
     methods: list[Method] = []
     for name, data, num_batched in (
-        ("train.pte", train, 2 + len(manifest.masks or ())),
+        (f"{stem}.pte", train, 2 + len(manifest.masks or ())),
         ("predict.pte", predict, 1),
     ):
         try:
             methods.append(load(data, num_batched))
         except ProgramError as error:
             raise ProgramError(f"ExecuTorch cannot load {folder / name}: {error}") from error
-    program = ExecutorchProgram(manifest, *methods)
+    program = ExecutorchProgram(manifest, methods[0], methods[1], given)
     log.info("ExecuTorch runs model %r %s", manifest.model, methods[0].way)
     return program
 

@@ -5,7 +5,7 @@ One thread, a fixed order of operations and deterministic kernels: the same batc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from edge_client.program_check import (
     train_step_of,
 )
 from wire.errors import ManifestError, ProgramError
-from wire.manifest import ModelManifest
+from wire.manifest import ModelManifest, ParameterSpec
 
 __all__ = ["OnnxProgram", "load_onnx_program", "load_session"]
 
@@ -45,6 +45,7 @@ class OnnxProgram:
         manifest: What the program takes and gives.
         train_session: The session of ``train.onnx``.
         predict_session: The session of ``predict.onnx``.
+        given: The parameters of which the training session gives a result; None: all.
 
     Raises:
         ManifestError: If a session does not take and give what the manifest says.
@@ -57,9 +58,11 @@ class OnnxProgram:
         manifest: ModelManifest,
         train_session: onnxruntime.InferenceSession,
         predict_session: onnxruntime.InferenceSession,
+        given: tuple[ParameterSpec, ...] | None = None,
     ) -> None:
         """Hold the sessions against the manifest."""
         self.manifest = manifest
+        self._given = manifest.parameters if given is None else given
         self._names = tuple(parameter.name for parameter in manifest.parameters)
         params: list[Tensor] = [(parameter.name, parameter.shape, np.float32) for parameter in manifest.parameters]
         inputs: Tensor = ("x", (None, *manifest.input_shape), np.float32)
@@ -69,7 +72,7 @@ class OnnxProgram:
         ]
         loss: Tensor = (LOSS, (), np.float32)
         logits: Tensor = (LOGITS, (None, *manifest.output_shape), np.float32)
-        results = [(result_name(manifest, name), shape, dtype) for name, shape, dtype in params]
+        results = [(result_name(manifest, it.name), it.shape, np.float32) for it in self._given]
         _check_tensors(manifest, "train.onnx takes", train_session.get_inputs(), [*params, inputs, targets, *masks])
         _check_tensors(manifest, "train.onnx gives", train_session.get_outputs(), [loss, logits, *results])
         _check_tensors(manifest, "predict.onnx takes", predict_session.get_inputs(), [*params, inputs])
@@ -100,12 +103,12 @@ class OnnxProgram:
         feed = {name: params[name] for name in self._names}
         feed |= {"x": inputs, "y": targets, **{mask_name(index): mask for index, mask in enumerate(masks)}}
         try:
-            loss, logits, *results = self._run_train(self._outputs, feed)
+            outputs = self._run_train(self._outputs, feed)
         except Exception as error:
             raise ProgramError(
                 f"ONNX Runtime cannot run train.onnx of model {self.manifest.model!r}: {error}"
             ) from error
-        return train_step_of(self.manifest, loss, logits, results)
+        return train_step_of(self.manifest, self._given, outputs)
 
     def predict(self, params: Params, inputs: np.ndarray) -> np.ndarray:
         """Return the logits, shape ``(batch, *output_shape)``, float32.
@@ -129,21 +132,23 @@ class OnnxProgram:
             ) from error
 
 
-def load_onnx_program(folder: Path, manifest: ModelManifest) -> OnnxProgram:
-    """Return the program of ``train.onnx`` and ``predict.onnx`` in this folder.
+def load_onnx_program(folder: Path, manifest: ModelManifest, layers: Collection[str] = ()) -> OnnxProgram:
+    """Return the program of ``train.onnx``, or a smaller one, and ``predict.onnx`` in this folder.
 
     Args:
         folder: Where the files lie.
         manifest: What they must be: their digests, and what they take and give.
+        layers: Whose gradients are asked for; none is all.
 
     Raises:
         ManifestError: If a file is not the one that the manifest names, or not what the manifest says.
         ProgramError: If a file cannot be read or ONNX Runtime cannot load it.
     """
     onnxruntime.disable_telemetry_events()
-    train = load_session(folder / "train.onnx", read_program_file(folder, manifest, "train.onnx"))
+    stem, given = manifest.program_for(layers)
+    train = load_session(folder / f"{stem}.onnx", read_program_file(folder, manifest, f"{stem}.onnx"))
     predict = load_session(folder / "predict.onnx", read_program_file(folder, manifest, "predict.onnx"))
-    return OnnxProgram(manifest, train, predict)
+    return OnnxProgram(manifest, train, predict, given)
 
 
 def load_session(path: Path, data: bytes) -> onnxruntime.InferenceSession:

@@ -9,13 +9,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from edge_client.program import Params, TrainStep
 from wire.errors import ManifestError, ProgramError
-from wire.manifest import ModelManifest
+from wire.manifest import ModelManifest, ParameterSpec
 
 __all__ = [
     "LOGITS",
@@ -32,8 +31,6 @@ __all__ = [
 LOSS = "loss"
 LOGITS = "logits"
 
-ProgramFileName = Literal["train.onnx", "predict.onnx", "train.pte", "predict.pte"]
-
 FLOAT32 = np.dtype(np.float32)
 INT64 = np.dtype(np.int64)
 
@@ -48,24 +45,22 @@ def mask_name(index: int) -> str:
     return f"mask.{index}"
 
 
-def train_step_of(
-    manifest: ModelManifest, loss: np.ndarray, logits: np.ndarray, results: Sequence[np.ndarray]
-) -> TrainStep:
+def train_step_of(manifest: ModelManifest, given: Sequence[ParameterSpec], outputs: Sequence[np.ndarray]) -> TrainStep:
     """Return a program's outputs by name: gradients and new statistics apart.
 
     Args:
         manifest: The program's.
-        loss: A scalar.
-        logits: Shape ``(batch, *output_shape)``.
-        results: One for each parameter, in the manifest's order.
+        given: The parameters of which it gives a result, in their order.
+        outputs: Loss, logits and the results.
     """
+    loss, logits, *results = outputs
     statistics = manifest.statistics
-    named = dict(zip((parameter.name for parameter in manifest.parameters), results, strict=True))
+    named = dict(zip((parameter.name for parameter in given), results, strict=True))
     gradients = {name: values for name, values in named.items() if name not in statistics}
     return TrainStep(float(loss), logits, gradients, {name: named[name] for name in named if name in statistics})
 
 
-def read_program_file(folder: Path, manifest: ModelManifest, name: ProgramFileName) -> bytes:
+def read_program_file(folder: Path, manifest: ModelManifest, name: str) -> bytes:
     """Return the bytes of one of the program's files.
 
     Args:

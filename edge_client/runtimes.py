@@ -6,6 +6,7 @@ Each runtime is imported where it is chosen: a device may have one alone.
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from pathlib import Path
 from typing import Literal
 
@@ -37,13 +38,16 @@ def choose_runtime(wanted: Runtime) -> Runtime:
     return wanted
 
 
-def load_program(runtime: Runtime, folder: Path, manifest: ModelManifest) -> TrainingProgram:
+def load_program(
+    runtime: Runtime, folder: Path, manifest: ModelManifest, layers: Collection[str] = ()
+) -> TrainingProgram:
     """Return the program in this folder.
 
     Args:
         runtime: What ``choose_runtime`` gave.
         folder: Where its files lie.
         manifest: What they must be.
+        layers: Whose gradients are asked for; none is all.
 
     Raises:
         ManifestError: If a file is not the one that the manifest names, or not what the manifest says.
@@ -52,7 +56,7 @@ def load_program(runtime: Runtime, folder: Path, manifest: ModelManifest) -> Tra
     if runtime == "executorch":
         from edge_client.executorch_program import load_executorch_program  # noqa: PLC0415 - for who wants it
 
-        return load_executorch_program(folder, manifest)
+        return load_executorch_program(folder, manifest, layers=layers)
     from edge_client.onnx_program import load_onnx_program  # noqa: PLC0415 - a device may have one runtime alone
 
-    return load_onnx_program(folder, manifest)
+    return load_onnx_program(folder, manifest, layers)

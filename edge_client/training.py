@@ -90,6 +90,11 @@ def check_plan(plan: RoundPlan, manifest: ModelManifest) -> None:
     named = sorted([*plan.shared_layers, *plan.personal_layers])
     if named != sorted(manifest.layer_names):
         raise WireError("wrong-layers", f"plan {plan.round_number} names {named}, the model has {manifest.layer_names}")
+    unknown = set(plan.training.trained_layers or ()) - set(manifest.layer_names)
+    if unknown:
+        raise WireError(
+            "wrong-layers", f"plan {plan.round_number} would train {sorted(unknown)}, which the model lacks"
+        )
     strangers = set(plan.swap_candidates) - set(plan.shared_layers)
     if strangers:
         raise WireError(
@@ -170,6 +175,8 @@ def _train(program: TrainingProgram, train: Split, params: dict[str, np.ndarray]
     """Train ``params`` in place; return the loss of every step."""
     plan, settings = work.plan, work.plan.training
     optimizer = make_optimizer(settings, _params(program.manifest, work.installed))
+    trained = settings.trained_layers or program.manifest.layer_names
+    moved = {it.name for layer in program.manifest.layers if layer.name in trained for it in layer.parameters}
     losses = []
     for epoch in range(settings.num_epochs):
         label = f"batches/{settings.seed}/{work.device_id}/{plan.epoch}/{plan.round_number}/{epoch}"
@@ -178,7 +185,7 @@ def _train(program: TrainingProgram, train: Split, params: dict[str, np.ndarray]
             batch = order[start : start + settings.batch_size]
             masks = draw_masks(program.manifest, f"{label}/{start}", len(batch))
             step = program.train_step(params, train.inputs[batch], train.targets[batch], masks)
-            optimizer.update(params, step.gradients)
+            optimizer.update(params, {name: it for name, it in step.gradients.items() if name in moved})
             params.update(step.statistics)
             losses.append(step.loss)
     return losses

@@ -31,11 +31,19 @@ class Format(StrEnum):
 def export(
     model: Annotated[str, typer.Argument(help=f"{', '.join(built_in_models())}, or your own package.module:factory.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder for the program; made if it is missing.")],
+    partial: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Layers, with commas between them, for which a smaller training program is written, too; may be given "
+            "several times."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the initial values.")] = 0,
     form: Annotated[Format, typer.Option("--format", help="A table for people, or json.")] = Format.TEXT,
 ) -> None:
     """Export a model, hold it against autograd on every runtime, and write it with its initial values."""
-    report = export_program(load_model(model), model, output)
+    partials = [[name.strip() for name in layers.split(",")] for layers in partial or ()]
+    report = export_program(load_model(model), model, output, partials)
     write_initial_values(model, seed, output / INITIAL_VALUES)
     if form is Format.JSON:
         sys.stdout.write(msgspec.json.encode(report).decode() + "\n")

@@ -12,7 +12,7 @@ as inputs, so a program holds no weights: one export serves every device, every 
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -86,15 +86,15 @@ class _JointGraph(torch.nn.Module):
 
     Args:
         program: Forward and backward; its own constants become buffers here.
-        checked: The model.
+        statistics: What the graph gives first, behind the logits.
+        given: All that it gives, gradients and statistics, in the manifest's order.
     """
 
-    def __init__(self, program: ExportedProgram, checked: CheckedModel) -> None:
+    def __init__(self, program: ExportedProgram, statistics: list[str], given: list[str]) -> None:
         """Take over the graph and its constants."""
         super().__init__()
-        statistics = checked.statistics
-        results = [*statistics, *(name for name in checked.parameters if name not in statistics)]
-        self._order = [results.index(name) for name in checked.parameters]
+        results = [*statistics, *(name for name in given if name not in statistics)]
+        self._order = [results.index(name) for name in given]
         self._graph = program.graph_module
         signature = program.graph_signature
         constants = {**signature.inputs_to_lifted_tensor_constants, **signature.inputs_to_buffers}
@@ -111,11 +111,12 @@ class _JointGraph(torch.nn.Module):
         return loss, logits, *(results[index] for index in self._order)
 
 
-def trace_training(checked: CheckedModel) -> ExportedProgram:
+def trace_training(checked: CheckedModel, trained: Collection[str] | None = None) -> ExportedProgram:
     """Return ``train(*parameters, x, y, *masks) -> (loss, logits, *results)`` in torch's operators.
 
     Args:
         checked: The model.
+        trained: The parameters whose gradients it gives; None: all.
 
     Returns:
         A pure function; its batch may have any size in ``[1, LARGEST_BATCH]``.
@@ -123,19 +124,20 @@ def trace_training(checked: CheckedModel) -> ExportedProgram:
     Raises:
         ExportError: If torch cannot trace it, or an operator is random.
     """
+    given = checked.results_for(trained)
     params, x, y, masks = _examples(checked)
     with _tracing(checked):
         batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
         shapes = ([None] * len(params), {0: batch}, {0: batch}, [{0: batch}] * len(masks))
         for name, values in zip(checked.parameters, params, strict=True):
-            values.requires_grad_(name not in checked.statistics)
+            values.requires_grad_(name in given and name not in checked.statistics)
         program = torch.export.export(_TrainStep(checked), (params, x, y, masks), dynamic_shapes=shapes, strict=False)
         program = _export_forward_backward(program)
         refuse_unpredictable_operators(checked, program)
         restore_threshold_backward(program.graph)
         program.graph_module.recompile()
         params = [values.detach() for values in params]
-        joint = _JointGraph(program, checked)
+        joint = _JointGraph(program, checked.statistics, given)
         return torch.export.export(joint, (params, x, y, masks), dynamic_shapes=shapes, strict=False)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
@@ -52,6 +53,25 @@ class CheckedModel:
     def statistics(self) -> list[str]:
         """The names of the running statistics."""
         return [parameter.name for layer in self.layers if layer.kind for parameter in layer.parameters]
+
+    def results_for(self, trained: Collection[str] | None = None) -> list[str]:
+        """Return the parameters of which a program gives a result: these, or all, and the running statistics."""
+        statistics = self.statistics
+        return [name for name in self.parameters if trained is None or name in trained or name in statistics]
+
+    def parameters_of(self, layers: Collection[str]) -> list[str]:
+        """Return the names of these layers' parameters.
+
+        Raises:
+            ExportError: If the model has no such layer, or it holds nothing to train.
+        """
+        known = {
+            layer.name: [parameter.name for parameter in layer.parameters] for layer in self.layers if not layer.kind
+        }
+        for name in layers:
+            if name not in known:
+                raise ExportError(f"no layer to train is called {name!r}; the model has {', '.join(known)}")
+        return [parameter for name, parameters in known.items() if name in layers for parameter in parameters]
 
     def initial_values(self) -> dict[str, torch.Tensor]:
         """Return name -> value of every parameter and running statistic, detached."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,13 +63,16 @@ def export_model(name: str, folder: Path) -> ModelManifest:
     return export_program(model, name, folder).manifest
 
 
-def export_program(model: TrainableModel, name: str, folder: Path) -> ExportReport:
+def export_program(
+    model: TrainableModel, name: str, folder: Path, partials: Sequence[Sequence[str]] = ()
+) -> ExportReport:
     """Write the model's program for every runtime, with its manifest, after each was held against autograd.
 
     Args:
         model: The model; its values are not written.
         name: Its name in the manifest.
         folder: Where the manifest and the files go; made if it does not exist.
+        partials: Sets of layers, for each of which a smaller training program is written beside the whole one.
 
     Returns:
         The manifest, and the errors that verification found.
@@ -78,7 +82,7 @@ def export_program(model: TrainableModel, name: str, folder: Path) -> ExportRepo
         StoreError: If the folder cannot be written.
     """
     checked = check_model(model)
-    files, memory = program_files(checked)
+    files, memory = program_files(checked, partials)
     manifest = ModelManifest(
         model=name,
         layers=checked.layers,
@@ -90,6 +94,7 @@ def export_program(model: TrainableModel, name: str, folder: Path) -> ExportRepo
         num_tokens=UNSET if model.num_tokens is None else model.num_tokens,
         masks=checked.masks or UNSET,
         memory=memory,
+        partials=tuple(tuple(layers) for layers in partials) or UNSET,
     )
     folder = folder.absolute()
     try:

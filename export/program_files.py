@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Collection, Sequence
+from typing import Any
 
 import torch
 from torch.export import ExportedProgram
@@ -20,37 +20,46 @@ from wire.manifest import StepMemory
 
 __all__ = ["program_files"]
 
-FileName = Literal["train.onnx", "predict.onnx", "train.pte", "predict.pte"]
-
 BATCH_SYMBOL = re.compile(r"\bs\d+\b")
 """How torch calls the one dimension that it does not know."""
 
 
-def program_files(checked: CheckedModel) -> tuple[dict[FileName, bytes], StepMemory]:
+def program_files(
+    checked: CheckedModel, partials: Sequence[Collection[str]] = ()
+) -> tuple[dict[str, bytes], StepMemory]:
     """Return the program's files by name, for every runtime, and the memory that a step needs.
 
     The names of inputs and outputs are those that ``edge_client.program_check`` expects; verification would find a difference.
 
     Args:
         checked: The model.
+        partials: Sets of layers, for each of which there is a smaller training program.
 
     Raises:
-        ExportError: If torch cannot trace the model, or a runtime lacks an operator; with its module.
+        ExportError: If torch cannot trace the model, or a runtime lacks an operator, with its module; or there is no such layer.
     """
-    names, statistics = checked.parameters, checked.statistics
-    masks = [f"mask.{index}" for index in range(len(checked.masks))]
-    results = [f"{'statistic' if name in statistics else 'gradient'}.{name}" for name in names]
+    files: dict[str, bytes] = {}
     with quiet_exporters():
-        training, prediction = trace_training(checked), trace_prediction(checked)
-        trained, memory = _executorch_file(checked, training)
-        predicted, _ = _executorch_file(checked, prediction)
-        files: dict[FileName, bytes] = {
-            "train.onnx": _onnx_file(checked, training, [*names, "x", "y", *masks], ["loss", "logits", *results]),
-            "predict.onnx": _onnx_file(checked, prediction, [*names, "x"], ["logits"]),
-            "train.pte": trained,
-            "predict.pte": predicted,
-        }
+        memory = _add_training(files, "train", checked, None)
+        for number, layers in enumerate(partials, start=1):
+            _add_training(files, f"train-{number}", checked, checked.parameters_of(layers))
+        prediction = trace_prediction(checked)
+        files["predict.onnx"] = _onnx_file(checked, prediction, [*checked.parameters, "x"], ["logits"])
+        files["predict.pte"], _ = _executorch_file(checked, prediction)
     return files, memory
+
+
+def _add_training(
+    files: dict[str, bytes], stem: str, checked: CheckedModel, trained: Collection[str] | None
+) -> StepMemory:
+    """Add the files of a training program, and return what a step needs."""
+    training, statistics = trace_training(checked, trained), checked.statistics
+    masks = [f"mask.{index}" for index in range(len(checked.masks))]
+    results = [f"{'statistic' if name in statistics else 'gradient'}.{name}" for name in checked.results_for(trained)]
+    inputs = [*checked.parameters, "x", "y", *masks]
+    files[f"{stem}.onnx"] = _onnx_file(checked, training, inputs, ["loss", "logits", *results])
+    files[f"{stem}.pte"], memory = _executorch_file(checked, training)
+    return memory
 
 
 def _executorch_file(checked: CheckedModel, program: ExportedProgram) -> tuple[bytes, StepMemory]:

@@ -5,7 +5,7 @@ Exporters and runtimes make silent mistakes (docs/export.md has three), so no pr
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -74,17 +74,24 @@ def verify_files(checked: CheckedModel, manifest: ModelManifest, folder: Path) -
     """
     try:
         programs = (load_onnx_program(folder, manifest), load_executorch_program(folder, manifest))
-        return tuple(verify_program(checked, program) for program in programs)
+        verifications = tuple(verify_program(checked, program) for program in programs)
+        for layers in manifest.partials or ():
+            verify_program(checked, load_onnx_program(folder, manifest, layers), layers)
+            verify_program(checked, load_executorch_program(folder, manifest, layers=layers), layers)
     except (ManifestError, ProgramError) as error:
         raise ExportError(f"the exported program does not run: {error}") from error
+    return verifications
 
 
-def verify_program(checked: CheckedModel, program: TrainingProgram) -> Verification:
+def verify_program(
+    checked: CheckedModel, program: TrainingProgram, layers: Collection[str] | None = None
+) -> Verification:
     """Return how far the program is from autograd, over random batches of several sizes with every class among the targets.
 
     Args:
         checked: The model in torch.
         program: The same model in the runtime that devices use.
+        layers: Whose gradients it gives, beside the statistics; None: all.
 
     Raises:
         ExportError: If a layer's gradient or statistics, the logits or the loss are further off than ``TOLERANCE``, or not
@@ -96,7 +103,7 @@ def verify_program(checked: CheckedModel, program: TrainingProgram) -> Verificat
         for draws_left in reversed(range(MOST_DRAWS)):
             params, batch = _params(checked, generator), draw_batch(checked, size, generator)
             try:
-                found = _compare(checked, program, params, batch)
+                found = _compare(checked, program, params, batch, layers)
             except _WrongError as wrong:
                 if draws_left:
                     continue
@@ -124,7 +131,11 @@ class _WrongError(Exception):
 
 
 def _compare(
-    checked: CheckedModel, program: TrainingProgram, params: Mapping[str, np.ndarray], batch: Batch
+    checked: CheckedModel,
+    program: TrainingProgram,
+    params: Mapping[str, np.ndarray],
+    batch: Batch,
+    layers: Collection[str] | None,
 ) -> Verification:
     """Return how far the program is from autograd on one batch.
 
@@ -146,8 +157,10 @@ def _compare(
         within("the predicted logits", _relative_error(predicted, evaluated, 0.0)),
     )
     floor = FLOOR * max(float(np.abs(gradient).max()) for gradient in expected.gradients.values())
-    errors = {}
+    errors = dict.fromkeys(program.manifest.layer_names, 0.0)
     for layer in program.manifest.layers:
+        if not (layers is None or layer.kind or layer.name in layers):
+            continue
         names = [parameter.name for parameter in layer.parameters]
         error = _relative_error(_flat(found, names), _flat(expected, names), floor)
         errors[layer.name] = within(

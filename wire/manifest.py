@@ -12,6 +12,7 @@ manifest travels beside the program's files and names their digests.
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from typing import Annotated, Literal
 
 import msgspec
@@ -35,11 +36,13 @@ MAX_LAYERS = 4096
 MAX_DIMENSIONS = 8
 MAX_LAYER_PARAMS = 2**28
 MAX_MASKS = 1024
+MAX_PARTIALS = 99
 
 Name = Annotated[str, Meta(min_length=1, max_length=200)]
 Size = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 Shape = Annotated[tuple[Size, ...], Meta(max_length=MAX_DIMENSIONS)]
 Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+FileName = Annotated[str, Meta(pattern=r"^(train(-[1-9][0-9]?)?|predict)\.(onnx|pte)\Z")]
 Loss = Literal["cross-entropy", "binary-cross-entropy", "mse", "huber"]
 """Each a mean over examples, positions and, but for cross-entropy, outputs; Huber's changes at 1."""
 
@@ -126,12 +129,14 @@ class ModelManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         input_shape: One example's shape, without the batch dimension; float32.
         num_classes: The size of the logits' last dimension: classes for cross-entropy, whose targets are int64 in
             ``[0, num_classes)``; labels or values for other losses, whose targets are float32 in the shape of the logits.
-        files: ``train.onnx``, ``predict.onnx``, ``train.pte``, ``predict.pte``, those that were exported.
+        files: ``train.onnx``, ``predict.onnx``, ``train.pte``, ``predict.pte``, ``train-1.onnx`` and so on, those that were
+            exported.
         version: The format of this manifest.
         loss: What is trained for; absent: cross-entropy.
         positions: The logits' dimensions between the batch and the last, as in a sequence; absent: none.
         num_tokens: Inputs are whole numbers in ``[0, num_tokens)``; absent: any numbers.
         masks: Of dropouts, in the program's order; absent: none.
+        partials: Sets of layers: ``train-1`` gives the gradients of the first set alone, and so on; absent: none.
         memory: What a step needs, by which a device chooses how many examples it computes at once; absent: unknown.
     """
 
@@ -139,12 +144,13 @@ class ModelManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     layers: Annotated[tuple[LayerSpec, ...], Meta(min_length=1, max_length=MAX_LAYERS)]
     input_shape: Shape
     num_classes: Size
-    files: dict[Literal["train.onnx", "predict.onnx", "train.pte", "predict.pte"], ProgramFile]
+    files: dict[FileName, ProgramFile]
     version: Literal[1] = 1
     loss: Loss | UnsetType = UNSET
     positions: Shape | UnsetType = UNSET
     num_tokens: Size | UnsetType = UNSET
     masks: Annotated[tuple[MaskSpec, ...], Meta(max_length=MAX_MASKS)] | UnsetType = UNSET
+    partials: Annotated[tuple[tuple[Name, ...], ...], Meta(max_length=MAX_PARTIALS)] | UnsetType = UNSET
     memory: StepMemory | UnsetType = UNSET
 
     @property
@@ -182,6 +188,25 @@ class ModelManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """The layers' names, in the model's order."""
         return tuple(layer.name for layer in self.layers)
 
+    def program_for(self, layers: Collection[str]) -> tuple[str, tuple[ParameterSpec, ...]]:
+        """Return the smallest training program that gives these layers' gradients.
+
+        Args:
+            layers: Their names; none is all.
+
+        Returns:
+            Its file's name without the ending, ``train`` or ``train-1``, and the parameters of which it gives a gradient or
+            a new value, in their order.
+        """
+        sets = [("train", frozenset(self.layer_names))]
+        sets += [(f"train-{number}", frozenset(names)) for number, names in enumerate(self.partials or (), start=1)]
+        wanted = frozenset(layers or self.layer_names) - set(self.statistics_layers)
+        fitting = [(stem, names) for stem, names in sets if wanted <= names]
+        sizes = {layer.name: layer.num_params for layer in self.layers}
+        stem, chosen = min(fitting or sets[:1], key=lambda it: sum(sizes.get(name, 0) for name in it[1]))
+        given = (layer for layer in self.layers if layer.kind or layer.name in chosen)
+        return stem, tuple(parameter for layer in given for parameter in layer.parameters)
+
     def layer(self, name: str) -> LayerSpec:
         """Return the layer of this name.
 
@@ -205,7 +230,7 @@ def decode_manifest(data: bytes) -> ModelManifest:
 
     Raises:
         ManifestError: If they are no manifest of a known version, two layers or parameters share a name, or a layer has
-            more than 2**28 values.
+            more than 2**28 values, or a partial program trains a layer that is none.
     """
     try:
         manifest = msgspec.json.decode(data, type=ModelManifest)
@@ -214,6 +239,9 @@ def decode_manifest(data: bytes) -> ModelManifest:
     for names in (manifest.layer_names, [parameter.name for parameter in manifest.parameters]):
         if len(set(names)) != len(names):
             raise ManifestError("not a manifest: two layers or parameters share a name")
+    strangers = {name for names in manifest.partials or () for name in names} - set(manifest.layer_names)
+    if strangers:
+        raise ManifestError(f"not a manifest: a partial program trains {min(strangers)!r}, which is no layer")
     for layer in manifest.layers:
         if layer.num_params > MAX_LAYER_PARAMS:
             raise ManifestError(f"layer {layer.name!r} has {layer.num_params} values, at most {MAX_LAYER_PARAMS}")

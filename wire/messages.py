@@ -105,6 +105,7 @@ class TrainingSettings(msgspec.Struct, frozen=True, kw_only=True):
         num_epochs: Passes over the local training data; 0 makes a measuring round: nothing is trained or uploaded.
         batch_size: Examples a step.
         max_gradient_norm: Larger gradients (over all layers together) are scaled down to it.
+        trained_layers: Those that training moves, none or absent: all; the others stay as they are.
         seed: Batch orders are drawn from it, the device's name, the round and the epoch.
         upload_dtype: The values' type on the way up; what rounding loses is carried over to the device's next upload.
         upload_codec: The buffer's codec on the way up.
@@ -120,6 +121,7 @@ class TrainingSettings(msgspec.Struct, frozen=True, kw_only=True):
     num_epochs: Annotated[int, Meta(ge=0, le=1000)] = 1
     batch_size: Positive = 10
     max_gradient_norm: Annotated[float, Meta(gt=0, le=1e9)] = 5.0
+    trained_layers: tuple[LayerName, ...] | UnsetType = UNSET
     seed: Count = 0
     upload_dtype: Dtype = "float32"
     upload_codec: Codec = "zstd"

@@ -43,7 +43,7 @@ def perceptron_manifest(sizes: Sequence[int]) -> ModelManifest:
         for name, inputs, outputs in zip(names, sizes[:-1], sizes[1:], strict=True)
     )
     files = {name: ProgramFile(content_digest(data), len(data)) for name, data in PROGRAM_FILES.items()}
-    return ModelManifest("perceptron", layers, (sizes[0],), sizes[-1], files)  # type: ignore[arg-type]
+    return ModelManifest("perceptron", layers, (sizes[0],), sizes[-1], files)
 
 
 def initial_values(manifest: ModelManifest, rng: np.random.Generator) -> dict[str, np.ndarray]:

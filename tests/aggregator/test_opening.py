@@ -98,6 +98,19 @@ def test_other_options_of_the_selector_are_checked_and_start_it_anew(config: Agg
         start(unknown)
 
 
+def test_layers_to_train_that_the_model_lacks_are_named(config: AggregatorConfig) -> None:
+    training = msgspec.structs.replace(config.training, trained_layers=("head", "nose"))
+    with pytest.raises(ConfigError, match="trained_layers names 'nose', which is not in the model; it has body, head"):
+        start(msgspec.structs.replace(config, training=training))
+
+
+def test_a_plan_names_the_layers_to_train_and_only_then(config: AggregatorConfig) -> None:
+    assert start(config).plan.training.trained_layers is msgspec.UNSET
+    training = msgspec.structs.replace(config.training, trained_layers=("head",))
+    other = msgspec.structs.replace(config, training=training, folder=config.folder / "other")
+    assert start(other).plan.training.trained_layers == ("head",)
+
+
 def test_a_finished_fleet_stays_finished_until_more_rounds_are_asked_for(config: AggregatorConfig) -> None:
     go_on(config, start(config), 5, is_finished=True)
     assert start(config).is_finished

@@ -28,7 +28,7 @@ def manifests(draw: st.DrawFn) -> ModelManifest:
         for layer, count in zip(layer_names, counts, strict=True)
     )
     files = draw(st.dictionaries(st.sampled_from(["train.onnx", "predict.onnx", "train.pte", "predict.pte"]), FILES))
-    return ModelManifest(draw(NAMES), layers, draw(SHAPES), draw(st.integers(1, 1000)), files)  # type: ignore[arg-type]
+    return ModelManifest(draw(NAMES), layers, draw(SHAPES), draw(st.integers(1, 1000)), files)
 
 
 def fields(**changes: Any) -> bytes:
