@@ -196,8 +196,8 @@ class Measurement(msgspec.Struct, frozen=True):
     """A model's quality on one split of a device's data.
 
     Args:
-        loss: Mean cross-entropy in nats, at least 0.
-        accuracy: In ``[0, 1]``.
+        loss: The mean of what examples lose, each at most 20; of classes and labels in nats.
+        accuracy: In ``[0, 1]``: the share of right classes or labels; of values the share of their variance that is explained.
         num_examples: How many were measured.
     """
 
