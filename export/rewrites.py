@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.export import ExportedProgram
 
-from export.average_pooling import adaptive_average_pool_backward, average_pool_backward
+from export.average_pooling import adaptive_average_pool, adaptive_average_pool_backward, average_pool_backward
 from export.convolution import convolution, convolution_backward
 from export.native_convolution import native_convolution_backward
 from export.pooling import max_pool, max_pool_backward
@@ -66,6 +66,7 @@ def _zeros_for_empty(size: Sequence[int | torch.SymInt], order: Sequence[int], *
 
 
 BOTH: Rewrites = {
+    aten._adaptive_avg_pool2d.default: adaptive_average_pool,  # noqa: SLF001 - the operator's name
     aten._adaptive_avg_pool2d_backward.default: adaptive_average_pool_backward,  # noqa: SLF001 - the operator's name
     aten.avg_pool2d_backward.default: average_pool_backward,
     aten.empty_permuted.default: _zeros_for_empty,

@@ -210,6 +210,7 @@ SPATIAL: Operators = {
     "AvgPool2d": lambda: nn.AvgPool2d(2),
     "AvgPool2d, overlapping and padded": lambda: nn.AvgPool2d((3, 2), stride=(2, 1), padding=1),
     "AdaptiveAvgPool2d, equal windows": lambda: nn.AdaptiveAvgPool2d((4, 1)),
+    "AdaptiveAvgPool2d, unequal windows": lambda: nn.AdaptiveAvgPool2d((3, 5)),
     "Upsample, nearest": lambda: nn.Upsample(scale_factor=2),
     "GroupNorm": lambda: nn.GroupNorm(2, 4),
     "InstanceNorm2d": lambda: nn.InstanceNorm2d(4, affine=True),
