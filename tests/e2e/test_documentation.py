@@ -106,5 +106,5 @@ def test_the_configurations_in_the_documentation_are_whole_and_current(tmp_path:
     assert set(explained["rounds"]) == set(RoundSettings.__struct_fields__)
     assert set(explained["training"]) == set(TrainingSettings.__struct_fields__) - {"seed"}
     defaults = {name: value for name, value in msgspec.to_builtins(TrainingSettings()).items() if name != "seed"}
-    unset = {"optimizer": "sgd", "nesterov": False, "weight_decay": 0.0, "proximal": 0.0}
+    unset = {"optimizer": "sgd", "nesterov": False, "weight_decay": 0.0, "proximal": 0.0, "trained_layers": []}
     assert explained["training"] == defaults | unset
