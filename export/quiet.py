@@ -10,6 +10,7 @@ from contextlib import contextmanager
 __all__ = ["quiet_exporters"]
 
 CHATTY_LOGGERS = (
+    "executorch.backends.xnnpack.partition.xnnpack_partitioner",  # prefers one call to two
     "onnx_ir.passes.common.unused_removal",
     "onnxscript.optimizer",
     "torch.onnx._internal.exporter._registration",  # torchvision is not installed

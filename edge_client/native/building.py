@@ -41,8 +41,7 @@ FLAGS = (
     # what the wheel's own CMake package asks of its users
     *("-DC10_USING_CUSTOM_GENERATED_MACROS", "-DET_EVENT_TRACER_ENABLED", "-DET_USE_THREADPOOL"),
 )
-LIBRARIES = ("executorch", "executorch_kernels_optimized", "executorch_threadpool")
-"""No program of ours uses XNNPACK, so its library is not loaded."""
+LIBRARIES = ("executorch", "executorch_kernels_optimized", "executorch_backend_xnnpack", "executorch_threadpool")
 
 HOW_TO_INSTALL = "pip install --no-deps executorch==1.5.1"
 
