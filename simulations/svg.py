@@ -135,8 +135,10 @@ def even_ticks(low: float, high: float, most: int = 6) -> list[float]:
     span = high - low
     power = math.floor(math.log10(span)) - 1
     steps = (factor * 10.0**exponent for exponent in range(power, power + 3) for factor in (1, 2, 5))
-    step = next(step for step in steps if span / step < most)
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    ends = (
+        (step, math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)) for step in steps if span / step < most
+    )
+    step, first, last = next((step, first, last) for step, first, last in ends if last - first < most)
     return [round(index * step, 10) for index in range(first, last + 1)]
 
 

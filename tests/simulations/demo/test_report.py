@@ -5,7 +5,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from simulations.demo.report import render_report, write_report
@@ -157,6 +157,7 @@ def test_the_best_arm_is_named_with_the_next(results: DemoResult) -> None:
 
 
 @given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6), st.integers(2, 12))
+@example(1.0, 1e-6, 2)
 def test_ticks_are_few_inside_and_evenly_apart(low: float, span: float, most: int) -> None:
     ticks = even_ticks(low, low + span, most)
     assert len(ticks) <= most
