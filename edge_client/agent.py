@@ -200,9 +200,9 @@ class Agent:
             folder = self._store.program_folder(model_id)
             self._workshop.programs[key] = load_program(self._runtime, folder, manifest, layers)
         program = self._workshop.programs[key]
-        limits = [size for size in (self._config.most_examples,) if size is not None]
-        if self._config.memory_mb is not None:
-            limits.append(examples_within(manifest, self._config.memory_mb * 10**6))
+        limits = [self._config.most_examples] if self._config.most_examples else []
+        if self._config.memory_mb:
+            limits.append(examples_within(manifest, self._config.memory_mb))
         return PiecewiseProgram(program, min(limits)) if limits else program
 
     async def _train(self, effect: Train) -> None:

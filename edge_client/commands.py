@@ -56,8 +56,8 @@ def _export_model(config: EdgeConfig, output: Path) -> None:
 
 
 def _build_runtime() -> None:
+    from edge_client.native.binding import open_library  # noqa: PLC0415 - the same
     from edge_client.native.building import build_library  # noqa: PLC0415 - for who wants ExecuTorch
-    from edge_client.native.library import open_library  # noqa: PLC0415 - the same
 
     path = build_library()
     open_library(path)

@@ -36,6 +36,7 @@ class ExecutorchProgram:
         manifest: What the program takes and gives.
         train: The loaded ``train.pte``.
         predict: The loaded ``predict.pte``.
+        stem: Of the training file, as ``ModelManifest.program_for`` gives it.
         given: The parameters of which ``train`` gives a result; None: all.
 
     Raises:
@@ -45,10 +46,16 @@ class ExecutorchProgram:
     runtime = "executorch"
 
     def __init__(
-        self, manifest: ModelManifest, train: Method, predict: Method, given: tuple[ParameterSpec, ...] | None = None
+        self,
+        manifest: ModelManifest,
+        train: Method,
+        predict: Method,
+        stem: str = "train",
+        given: tuple[ParameterSpec, ...] | None = None,
     ) -> None:
         """Hold the files against the manifest."""
         self.manifest = manifest
+        self._train_name = f"{stem}.pte"
         self._given = manifest.parameters if given is None else given
         self._names = tuple(parameter.name for parameter in manifest.parameters)
         self._train, self._predict = train, predict
@@ -60,8 +67,8 @@ class ExecutorchProgram:
         masks: list[TensorSpec] = [((batch, *mask.shape), FLOAT32) for mask in manifest.masks or ()]
         results: list[TensorSpec] = [(parameter.shape, FLOAT32) for parameter in self._given]
         logits: TensorSpec = ((batch, *manifest.output_shape), FLOAT32)
-        _check_tensors(manifest, "train.pte takes", train.inputs, [*params, inputs, targets, *masks])
-        _check_tensors(manifest, "train.pte gives", train.outputs, [((), FLOAT32), logits, *results])
+        _check_tensors(manifest, f"{stem}.pte takes", train.inputs, [*params, inputs, targets, *masks])
+        _check_tensors(manifest, f"{stem}.pte gives", train.outputs, [((), FLOAT32), logits, *results])
         _check_tensors(manifest, "predict.pte takes", predict.inputs, [*params, inputs])
         _check_tensors(manifest, "predict.pte gives", predict.outputs, [logits])
 
@@ -87,7 +94,9 @@ class ExecutorchProgram:
         arrays = [params[name] for name in self._names]
 
         def step(*batch: np.ndarray) -> TrainStep:
-            return train_step_of(self.manifest, self._given, self._run("train.pte", self._train, [*arrays, *batch]))
+            return train_step_of(
+                self.manifest, self._given, self._run(self._train_name, self._train, [*arrays, *batch])
+            )
 
         return train_in_pieces(step, (inputs, targets, *masks), self._largest_batch)
 
@@ -146,7 +155,7 @@ def load_executorch_program(
             methods.append(load(data, num_batched))
         except ProgramError as error:
             raise ProgramError(f"ExecuTorch cannot load {folder / name}: {error}") from error
-    program = ExecutorchProgram(manifest, methods[0], methods[1], given)
+    program = ExecutorchProgram(manifest, methods[0], methods[1], stem, given)
     log.info("ExecuTorch runs model %r %s", manifest.model, methods[0].way)
     return program
 

@@ -45,7 +45,8 @@ class OnnxProgram:
         manifest: What the program takes and gives.
         train_session: The session of ``train.onnx``.
         predict_session: The session of ``predict.onnx``.
-        given: The parameters of which the training session gives a result; None: all.
+        stem: Of the training session's file, as ``ModelManifest.program_for`` gives it.
+        given: The parameters of which that gives a result; None: all.
 
     Raises:
         ManifestError: If a session does not take and give what the manifest says.
@@ -58,10 +59,12 @@ class OnnxProgram:
         manifest: ModelManifest,
         train_session: onnxruntime.InferenceSession,
         predict_session: onnxruntime.InferenceSession,
+        stem: str = "train",
         given: tuple[ParameterSpec, ...] | None = None,
     ) -> None:
         """Hold the sessions against the manifest."""
         self.manifest = manifest
+        self._train_name = f"{stem}.onnx"
         self._given = manifest.parameters if given is None else given
         self._names = tuple(parameter.name for parameter in manifest.parameters)
         params: list[Tensor] = [(parameter.name, parameter.shape, np.float32) for parameter in manifest.parameters]
@@ -73,8 +76,8 @@ class OnnxProgram:
         loss: Tensor = (LOSS, (), np.float32)
         logits: Tensor = (LOGITS, (None, *manifest.output_shape), np.float32)
         results = [(result_name(manifest, it.name), it.shape, np.float32) for it in self._given]
-        _check_tensors(manifest, "train.onnx takes", train_session.get_inputs(), [*params, inputs, targets, *masks])
-        _check_tensors(manifest, "train.onnx gives", train_session.get_outputs(), [loss, logits, *results])
+        _check_tensors(manifest, f"{stem}.onnx takes", train_session.get_inputs(), [*params, inputs, targets, *masks])
+        _check_tensors(manifest, f"{stem}.onnx gives", train_session.get_outputs(), [loss, logits, *results])
         _check_tensors(manifest, "predict.onnx takes", predict_session.get_inputs(), [*params, inputs])
         _check_tensors(manifest, "predict.onnx gives", predict_session.get_outputs(), [logits])
         self._run_train: Callable[..., list[np.ndarray]] = train_session.run
@@ -106,7 +109,7 @@ class OnnxProgram:
             outputs = self._run_train(self._outputs, feed)
         except Exception as error:
             raise ProgramError(
-                f"ONNX Runtime cannot run train.onnx of model {self.manifest.model!r}: {error}"
+                f"ONNX Runtime cannot run {self._train_name} of model {self.manifest.model!r}: {error}"
             ) from error
         return train_step_of(self.manifest, self._given, outputs)
 
@@ -148,7 +151,7 @@ def load_onnx_program(folder: Path, manifest: ModelManifest, layers: Collection[
     stem, given = manifest.program_for(layers)
     train = load_session(folder / f"{stem}.onnx", read_program_file(folder, manifest, f"{stem}.onnx"))
     predict = load_session(folder / "predict.onnx", read_program_file(folder, manifest, "predict.onnx"))
-    return OnnxProgram(manifest, train, predict, given)
+    return OnnxProgram(manifest, train, predict, stem, given)
 
 
 def load_session(path: Path, data: bytes) -> onnxruntime.InferenceSession:

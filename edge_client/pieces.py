@@ -19,7 +19,6 @@ from wire.manifest import ModelManifest
 
 __all__ = ["PiecewiseProgram", "examples_within", "predict_in_pieces", "train_in_pieces"]
 
-
 MEGABYTE = 10**6
 
 
@@ -53,12 +52,12 @@ class PiecewiseProgram:
         return predict_in_pieces(lambda x: self._program.predict(params, x), inputs, self._most_examples)
 
 
-def examples_within(manifest: ModelManifest, budget_bytes: int) -> int:
+def examples_within(manifest: ModelManifest, budget_mb: int) -> int:
     """Return how many examples can be computed at once within a budget, at least 1.
 
     Args:
         manifest: Says what a step needs.
-        budget_bytes: The most that a step's values may take.
+        budget_mb: The most that a step's values may take, in 10**6 bytes.
 
     Raises:
         ProgramError: If the manifest does not say it, or one example needs more.
@@ -68,10 +67,11 @@ def examples_within(manifest: ModelManifest, budget_bytes: int) -> int:
         raise ProgramError(
             f"model {manifest.model!r} does not say how much memory it needs, which `memory_mb` asks for; export it again"
         )
+    budget_bytes = budget_mb * MEGABYTE
     if memory.fixed_bytes + memory.example_bytes > budget_bytes:
         needed_mb = math.ceil((memory.fixed_bytes + memory.example_bytes) / MEGABYTE)
         raise ProgramError(
-            f"model {manifest.model!r} needs {needed_mb} MB for one example, this device allows {budget_bytes // MEGABYTE}: "
+            f"model {manifest.model!r} needs {needed_mb} MB for one example, this device allows {budget_mb}: "
             "raise `memory_mb`, or give its fleet a smaller model"
         )
     return (budget_bytes - memory.fixed_bytes) // memory.example_bytes

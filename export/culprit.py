@@ -31,8 +31,8 @@ def refuse_unpredictable_operators(checked: CheckedModel, program: ExportedProgr
     for node in _operators(program):
         if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
             raise ExportError(
-                f"{_named(checked, program, node)} draws random numbers, which no exported program can; call torch.nn.functional.dropout by this name, "
-                "or remove it from the model"
+                f"{_named(checked, program, node)} draws random numbers, which no exported program can; call "
+                "torch.nn.functional.dropout by this name, or remove it from the model"
             )
         if free_unbacked_symbols(node.meta.get("val")):
             raise ExportError(

@@ -5,8 +5,9 @@
     train(*parameters, x, y, *masks) -> (loss, logits, *results)
     predict(*parameters, x)          -> (logits,)
 
-A parameter's result is its gradient, a running statistic's its new value. torch joins forward and backward (``torch.export.experimental``, as ExecuTorch's own training does). The parameters enter
-as inputs, so a program holds no weights: one export serves every device, every round and every choice of personal layers.
+A parameter's result is its gradient, a running statistic's its new value. torch joins forward and backward
+(``torch.export.experimental``, as ExecuTorch's own training does). The parameters enter as inputs, so a program holds no
+weights: one export serves every device, every round and every choice of personal layers.
 """
 
 from __future__ import annotations

@@ -68,11 +68,10 @@ class TrainableModel:
             return torch.randn(shape, generator=generator)
         return torch.randint(self.num_tokens, shape, generator=generator).float()
 
-    def draw_targets(self, batch: int, generator: torch.Generator) -> torch.Tensor:
-        """Return targets that the model could meet; classes in turn, so that a few batches hold every class."""
+    def draw_targets(self, batch: int, generator: torch.Generator, first: int = 0) -> torch.Tensor:
+        """Return targets that the model could meet; classes in turn, from this one on."""
         if self.loss == "cross-entropy":
             shape = (batch, *self.positions)
-            first = int(torch.randint(self.num_classes, (1,), generator=generator))
             return ((first + torch.arange(math.prod(shape))) % self.num_classes).reshape(shape)
         if self.loss == "binary-cross-entropy":
             return torch.rand((batch, *self.output_shape), generator=generator)

@@ -73,9 +73,8 @@ def _executorch_file(checked: CheckedModel, program: ExportedProgram) -> tuple[b
         program = rewrites.for_executorch(program)
         memory = measure_memory(program)
         kept = EdgeCompileConfig(preserve_ops=[torch.ops.aten.linear.default])
-        products = XnnpackPartitioner(
-            configs=[BMMConfig]
-        )  # in one call with to_edge, linear layers would be taken apart
+        products = XnnpackPartitioner(configs=[BMMConfig])
+        # to_edge_transform_and_lower, one call for both, would take linear layers apart
         exported = to_edge(program, compile_config=kept).to_backend(products).to_executorch()
     except Exception as error:  # its passes raise whatever they meet
         raise unsupported_operator(checked, program, "ExecuTorch", str(error)) from error

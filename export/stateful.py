@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 from unittest.mock import patch
 
@@ -50,20 +51,15 @@ class PureFunctions:
         p: float = 0.5,
         training: bool = True,
         inplace: bool = False,  # noqa: ARG002 - a mask needs none
+        *,
+        per_channel: bool = False,
     ) -> torch.Tensor:
-        """Return the input times a mask of its own shape."""
-        return self._masked(input, input.shape, p) if training and p > 0 else input
-
-    def feature_dropout(
-        self,
-        input: torch.Tensor,  # noqa: A002 - torch's name
-        p: float = 0.5,
-        training: bool = True,
-        inplace: bool = False,  # noqa: ARG002 - a mask needs none
-    ) -> torch.Tensor:
-        """Return the input times a mask that drops whole channels."""
-        shape = torch.Size([*input.shape[:2], *(1 for _ in input.shape[2:])])
-        return self._masked(input, shape, p) if training and p > 0 else input
+        """Return the input times a mask of its own shape, or one that drops whole channels."""
+        if not training or p == 0:
+            return input
+        shape = torch.Size([*input.shape[:2], *(1 for _ in input.shape[2:])]) if per_channel else input.shape
+        self.dropped.append((shape, p))
+        return input if self._masks is None else input * next(self._masks).reshape(-1, *shape[1:])
 
     def batch_norm(
         self,
@@ -125,12 +121,6 @@ class PureFunctions:
 
         return scaled_dot_product_attention
 
-    def _masked(self, x: torch.Tensor, shape: torch.Size, probability: float) -> torch.Tensor:
-        self.dropped.append((shape, probability))
-        if self._masks is None:
-            return x
-        return x * next(self._masks).reshape(-1, *shape[1:])
-
     def _remember(self, running: torch.Tensor, found: torch.Tensor, momentum: float) -> None:
         name = self._names.get(running)
         if name is None:
@@ -157,9 +147,7 @@ def masked_dropouts(pure: PureFunctions) -> Iterator[None]:
     attend = functional.scaled_dot_product_attention
     functions: dict[str, Any] = {
         "dropout": pure.dropout,
-        "dropout1d": pure.feature_dropout,
-        "dropout2d": pure.feature_dropout,
-        "dropout3d": pure.feature_dropout,
+        **dict.fromkeys(("dropout1d", "dropout2d", "dropout3d"), partial(pure.dropout, per_channel=True)),
         "scaled_dot_product_attention": pure.attention(attend),
     }
     with patch.multiple(functional, **functions):

@@ -99,9 +99,10 @@ def verify_program(
     """
     generator = torch.Generator().manual_seed(0)
     worst = Verification(program.runtime, dict.fromkeys(program.manifest.layer_names, 0.0), 0.0)
+    first = 0
     for size in _sizes(checked):
         for draws_left in reversed(range(MOST_DRAWS)):
-            params, batch = _params(checked, generator), draw_batch(checked, size, generator)
+            params, batch = _params(checked, generator), draw_batch(checked, size, generator, first)
             try:
                 found = _compare(checked, program, params, batch, layers)
             except _WrongError as wrong:
@@ -117,6 +118,7 @@ def verify_program(
                 {layer: max(error, found.errors[layer]) for layer, error in worst.errors.items()},
                 max(worst.output_error, found.output_error),
             )
+            first += size
             break
     return worst
 
@@ -177,15 +179,15 @@ class Batch(NamedTuple):
     masks: tuple[np.ndarray, ...]
 
 
-def draw_batch(checked: CheckedModel, size: int, generator: torch.Generator) -> Batch:
-    """Return a random batch that the model could meet."""
+def draw_batch(checked: CheckedModel, size: int, generator: torch.Generator, first: int = 0) -> Batch:
+    """Return a random batch that the model could meet; targets that are classes come in turn, from this one on."""
     model = checked.model
     masks = (
         torch.bernoulli(torch.full((size, *mask.shape), 1 - mask.probability), generator=generator)
         / (1 - mask.probability)
         for mask in checked.masks
     )
-    inputs, targets = model.draw_inputs(size, generator), model.draw_targets(size, generator)
+    inputs, targets = model.draw_inputs(size, generator), model.draw_targets(size, generator, first)
     return Batch(inputs.numpy(), targets.numpy(), tuple(mask.numpy() for mask in masks))
 
 
@@ -218,7 +220,7 @@ def _flat(step: TrainStep, names: list[str]) -> np.ndarray:
 def _sizes(checked: CheckedModel) -> list[int]:
     """Return sizes of batches, and more until every class has been among the targets."""
     sizes = MIXED_SIZES if checked.statistics else BATCH_SIZES
-    return [*sizes, *(LARGEST_BATCH,) * -(-max(checked.model.num_classes - max(sizes), 0) // LARGEST_BATCH)]
+    return [*sizes, *(LARGEST_BATCH,) * -(-max(checked.model.num_classes - sum(sizes), 0) // LARGEST_BATCH)]
 
 
 def _params(checked: CheckedModel, generator: torch.Generator) -> dict[str, np.ndarray]:

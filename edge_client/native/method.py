@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from edge_client.executorch_method import FLOAT32, INT64, LoadMethod
+from edge_client.native.binding import LoadedMethod, open_library
 from edge_client.native.building import build_library
-from edge_client.native.library import LoadedMethod, open_library
 from edge_client.native.probe import probe
 from wire.errors import ProgramError
 

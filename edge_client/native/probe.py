@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 from edge_client.executorch_method import FLOAT32, INT64
-from edge_client.native.library import LoadedMethod, most_bytes, open_library
+from edge_client.native.binding import LoadedMethod, most_bytes, open_library
 from wire.errors import ProgramError
 
 __all__ = ["main", "probe"]

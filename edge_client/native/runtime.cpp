@@ -1,6 +1,6 @@
 // A C interface over the ExecuTorch libraries: load a .pte, describe what it takes and gives, run it, read its outputs.
 //
-// edge_client/native/library.py is its only caller. A method is used by one thread at a time. Nothing that a file holds is
+// edge_client/native/binding.py is its only caller. A method is used by one thread at a time. Nothing that a file holds is
 // believed: every size is checked before memory is asked for, and no exception leaves these functions. What is left are
 // the runtime's own checks that end the process; edge_client/native/probe.py meets them in a process of its own.
 

@@ -56,6 +56,10 @@ def with_parameter_x() -> nn.Module:
 CHECKED: dict[str, Callable[[], nn.Module]] = {
     "the model has no parameters": nn.Flatten,
     "parameter '0.weight' is torch.float16; only float32": lambda: nn.Sequential(nn.Linear(4, 4).half()),
+    "parameter '0.weight' is torch.float64; only float32": lambda: nn.Sequential(nn.Linear(4, 4).double()),
+    "parameter '1' is torch.int64; only float32": lambda: nn.ParameterList(
+        [nn.Parameter(torch.ones(4)), nn.Parameter(torch.ones(4, dtype=torch.int64), requires_grad=False)]
+    ),
     "parameter '0.bias' does not require a gradient": frozen,
     "parameter 'unused.weight' takes no part in the loss": with_unused_layer,
     "parameter 'x' has the name of an input": with_parameter_x,

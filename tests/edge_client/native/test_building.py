@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from edge_client.native.binding import open_library
 from edge_client.native.building import (
     HOW_TO_INSTALL,
     build_library,
@@ -18,7 +19,6 @@ from edge_client.native.building import (
     find_executorch,
     library_path,
 )
-from edge_client.native.library import open_library
 from tests.edge_client.native.compiled import load_natively
 from wire.errors import ProgramError
 
@@ -165,7 +165,7 @@ def test_the_command_line_says_in_one_line_what_is_missing(cache: Path, no_compi
 MEASURE = """
 from pathlib import Path
 from edge_client.native.building import build_library
-from edge_client.native.library import open_library
+from edge_client.native.binding import open_library
 open_library(build_library())
 status = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
 print(int(status["VmRSS"].split()[0]), int(status["Threads"]))
