@@ -11,6 +11,7 @@ import torch
 
 __all__ = [
     "Window",
+    "add_shifted",
     "gather_columns",
     "make_window",
     "pad_for_input",
@@ -123,6 +124,28 @@ def strided_columns(x: torch.Tensor, starts: Sequence[int], window: Window, size
         begin,
     )
     return columns.reshape(-1, x.shape[1], math.prod(window.kernel), *size)
+
+
+def add_shifted(parts: torch.Tensor, step: int, length: int) -> torch.Tensor:
+    """Return the sum of all parts, each shifted by one step more than the one before it.
+
+    Zeros behind each part, one step more of them than a row of the sum takes, shift the parts when rows are cut anew.
+
+    Args:
+        parts: Shape ``(batch, channels, parts, positions)``.
+        step: Positions, at least 1.
+        length: The least number of positions in the sum.
+
+    Returns:
+        Shape ``(batch, channels, positions)``, as many as the last part reaches to, or ``length``.
+    """
+    channels, count, given = parts.shape[1:]
+    if count > 1:
+        row = max(given + step * (count - 1), length)
+        apart = _pad(parts, [0, row + step - given]).reshape(-1, channels, count * (row + step))
+        parts = aten.slice(apart, 2, 0, count * row).reshape(-1, channels, count, row)
+        return parts.sum(2)
+    return _pad(parts, [0, max(length - given, 0)]).reshape(-1, channels, max(given, length))
 
 
 def pad_symmetrically(x: torch.Tensor, padding: Sequence[int]) -> torch.Tensor:

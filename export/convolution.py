@@ -5,7 +5,7 @@ copies of the input under each tap of the kernel::
 
     forward   y  = W  @ columns(x)                 (out, in taps) @ (in taps, positions)
     weight    dW = sum over the batch of dy @ columns(x)^T
-    input     dx = W' @ columns(dy with zeros between its positions), taps in reverse
+    input     dx = sum over the rows of taps of W' @ columns(dy with zeros between its positions), each row shifted
 
 Batch and groups are one leading dimension: groups and depthwise convolutions need no loop, and activations are never
 permuted, which would cost as much as the product.
@@ -19,7 +19,15 @@ from dataclasses import replace
 
 import torch
 
-from export.columns import Window, make_window, pad_for_input, pad_symmetrically, spread_by_stride, strided_columns
+from export.columns import (
+    Window,
+    add_shifted,
+    make_window,
+    pad_for_input,
+    pad_symmetrically,
+    spread_by_stride,
+    strided_columns,
+)
 
 __all__ = ["Gradients", "bias_gradient", "convolution", "convolution_backward"]
 
@@ -102,15 +110,30 @@ def _weight_gradient(
 def _input_gradient(
     gradient: torch.Tensor, size: Sequence[int], weight: torch.Tensor, window: Window, groups: int
 ) -> torch.Tensor:
-    """Return the gradient of an input of this size: a convolution of the spread gradient with the kernel, taps in reverse."""
+    """Return the gradient of an input of this size: what each row of taps gives to it, shifted and summed.
+
+    Along the other dimension it is a convolution of the spread gradient with the kernel, taps in reverse.
+    """
     inputs, outputs = weight.shape[1], weight.shape[0] // groups
     spread = spread_by_stride(gradient.reshape(-1, outputs, *gradient.shape[2:]), window.stride)
-    padded, starts = pad_for_input(spread, size, window)
-    columns = strided_columns(padded, starts, replace(window, stride=(1,) * len(size)), size)
-    columns = columns.reshape(-1, outputs * math.prod(window.kernel), math.prod(size))
-    reversed_taps = weight.flip(tuple(range(2, weight.dim()))).reshape(groups, outputs, inputs, -1)
-    kernels = reversed_taps.permute(0, 2, 1, 3).reshape(groups, inputs, -1)
-    return torch.bmm(_for_every_example(kernels, gradient), columns).reshape(-1, inputs * groups, *size)
+    rows, across = spread.shape[2], math.prod(size[1:])
+    columns, kernels = spread, weight.reshape(groups, outputs, inputs, window.kernel[0], -1)
+    if len(size) > 1:
+        along = replace(
+            window, kernel=(1, *window.kernel[1:]), stride=(1,) * len(size), padding=(0, *window.padding[1:])
+        )
+        padded, starts = pad_for_input(spread, (rows, *size[1:]), along)
+        columns = strided_columns(padded, starts, along, (rows, *size[1:]))
+        kernels = kernels.flip(4)
+    columns = columns.reshape(-1, outputs * math.prod(window.kernel[1:]), rows * across)
+    kernels = kernels.permute(0, 2, 3, 1, 4).reshape(groups, inputs * window.kernel[0], -1)
+    parts = torch.bmm(_for_every_example(kernels, gradient), columns)
+    parts = parts.reshape(-1, inputs, window.kernel[0], rows * across)
+    whole = add_shifted(parts, window.dilation[0] * across, across * (window.padding[0] + size[0]))
+    begin, length = across * window.padding[0], across * size[0]
+    if whole.shape[2] > length:  # a copy, as ExecuTorch makes it of any slice: what follows takes it for contiguous
+        whole = torch.ops.aten.slice_copy(whole, 2, begin, begin + length)
+    return whole.reshape(-1, inputs * groups, *size)
 
 
 def _for_every_example(kernels: torch.Tensor, x: torch.Tensor) -> torch.Tensor:

@@ -25,7 +25,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from export.culprit import refuse_unpredictable_operators
 from export.losses import mean_loss
 from export.model_check import CheckedModel
-from export.simplification import restore_threshold_backward
+from export.simplification import rectify_before_spreading, restore_threshold_backward
 from export.stateful import evaluating, pure_functions, without_counters
 from wire.errors import ExportError
 
@@ -136,6 +136,7 @@ def trace_training(checked: CheckedModel, trained: Collection[str] | None = None
         program = _export_forward_backward(program)
         refuse_unpredictable_operators(checked, program)
         restore_threshold_backward(program.graph)
+        rectify_before_spreading(program.graph)
         program.graph_module.recompile()
         params = [values.detach() for values in params]
         joint = _JointGraph(program, checked.statistics, given)

@@ -16,8 +16,7 @@ from torch.fx import Node
 from export.joint_graph import LARGEST_BATCH
 from wire.manifest import StepMemory
 
-__all__ = ["measure_memory"]
-
+__all__ = ["bytes_of", "measure_memory"]
 
 aten = torch.ops.aten
 
@@ -31,19 +30,19 @@ def measure_memory(program: ExportedProgram) -> StepMemory:
     Args:
         program: As a runtime gets it; its batch is free.
     """
-    one, many = (_peak_bytes(program, batch) for batch in (1, LARGEST_BATCH))
+    one, many = (_peakbytes_of(program, batch) for batch in (1, LARGEST_BATCH))
     per_example = math.ceil((many - one) / (LARGEST_BATCH - 1))
     return StepMemory(max(one - per_example, 0), max(per_example, 1))
 
 
-def _peak_bytes(program: ExportedProgram, batch: int) -> int:
+def _peakbytes_of(program: ExportedProgram, batch: int) -> int:
     """Return the most bytes that are alive at one time in a batch of this size."""
     nodes = list(program.graph.nodes)
     last_use = {_viewed(node): index for index, user in enumerate(nodes) for node in user.all_input_nodes}
     ends: dict[int, int] = {}
     alive = peak = 0
     for index, node in enumerate(nodes):
-        size = sum(_bytes(value, batch) for value in _values(node))
+        size = sum(bytes_of(value, batch) for value in _values(node))
         alive += size
         if node.op == "call_function":
             end = last_use.get(node, index)
@@ -70,7 +69,7 @@ def _values(node: Node) -> Iterator[torch.Tensor]:
         )
 
 
-def _bytes(tensor: torch.Tensor, batch: int) -> int:
+def bytes_of(tensor: torch.Tensor, batch: int) -> int:
     """Return a tensor's size, its free dimensions as large as the batch makes them."""
     sizes = (_size(size, batch) for size in tensor.shape)
     return math.prod(sizes) * tensor.element_size()

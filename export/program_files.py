@@ -66,16 +66,14 @@ def _executorch_file(checked: CheckedModel, program: ExportedProgram) -> tuple[b
     """Return the program as a ``.pte`` file, whose memory is planned for its largest batch, and what a batch needs."""
     from executorch.backends.xnnpack.partition.config.generic_node_configs import BMMConfig  # noqa: PLC0415 - slow and noisy
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner  # noqa: PLC0415 - the same
-    from executorch.exir import EdgeCompileConfig, to_edge  # noqa: PLC0415 - the same
+    from executorch.exir import to_edge_transform_and_lower  # noqa: PLC0415 - the same
     from executorch.runtime import Runtime  # noqa: PLC0415 - the same
 
     try:
         program = rewrites.for_executorch(program)
         memory = measure_memory(program)
-        kept = EdgeCompileConfig(preserve_ops=[torch.ops.aten.linear.default])
         products = XnnpackPartitioner(configs=[BMMConfig])
-        # to_edge_transform_and_lower, one call for both, would take linear layers apart
-        exported = to_edge(program, compile_config=kept).to_backend(products).to_executorch()
+        exported = to_edge_transform_and_lower(program, partitioner=[products]).to_executorch()
     except Exception as error:  # its passes raise whatever they meet
         raise unsupported_operator(checked, program, "ExecuTorch", str(error)) from error
     kernels = Runtime.get().operator_registry.operator_names

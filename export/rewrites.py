@@ -15,7 +15,8 @@ from export.average_pooling import adaptive_average_pool, adaptive_average_pool_
 from export.convolution import convolution, convolution_backward
 from export.native_convolution import native_convolution_backward
 from export.pooling import max_pool, max_pool_backward
-from export.simplification import cancel_permutations, drop_copies, merge_equal_nodes, use_linear_layers
+from export.products import multiply_as_batches, permute_by_strides
+from export.simplification import cancel_permutations, drop_copies, merge_equal_nodes, restore_selections
 
 __all__ = ["EXECUTORCH", "ONNX", "Rewrites", "for_executorch", "for_onnx"]
 
@@ -99,9 +100,13 @@ def for_executorch(program: ExportedProgram) -> ExportedProgram:
     """Return the same function as ExecuTorch runs it best."""
     program = program.run_decompositions(EXECUTORCH)
     drop_copies(program.graph)
+    restore_selections(program.graph)
     merge_equal_nodes(program.graph)
     cancel_permutations(program.graph)
-    use_linear_layers(program.graph)
+    multiply_as_batches(program.graph)
+    cancel_permutations(program.graph)
+    permute_by_strides(program.graph)
+    merge_equal_nodes(program.graph)
     program.graph_module.recompile()
     return program
 

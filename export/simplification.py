@@ -6,6 +6,7 @@ convolution would be gathered for the forward and again for the backward pass.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,8 +17,9 @@ __all__ = [
     "cancel_permutations",
     "drop_copies",
     "merge_equal_nodes",
+    "rectify_before_spreading",
+    "restore_selections",
     "restore_threshold_backward",
-    "use_linear_layers",
 ]
 
 aten = torch.ops.aten
@@ -62,21 +64,46 @@ def merge_equal_nodes(graph: Graph) -> None:
             graph.erase_node(node)
 
 
-def use_linear_layers(graph: Graph) -> None:
-    """Turn ``x @ w^T``, and a bias that is added to it, into ``linear``, which reads a weight as it lies."""
-    for node in graph.find_nodes(op="call_function", target=aten.mm.default):
-        x, transposed = node.args
-        if _calls(transposed, aten.permute.default):
+def rectify_before_spreading(graph: Graph) -> None:
+    """Let the backward of relu mask a pool's gradient before it is spread over the windows: the same mask, a quarter as large.
+
+    The gradient goes to a window's greatest value alone, and that is on where the window's maximum is.
+    """
+    for node in graph.find_nodes(op="call_function", target=aten.threshold_backward.default):
+        spread, x, threshold = node.args
+        while _calls(x, aten.alias.default):
+            x = x.args[0]
+        is_pooled = _calls(spread, aten.max_pool2d_with_indices_backward.default) and spread.args[1] is x
+        if not (is_pooled and _calls(x, aten.relu.default) and threshold == 0 and len(spread.users) == 1):
+            continue
+        gradient, pool = spread.args[0], spread.args[-1].args[0]
+        maxima = [it for it in pool.users if it.args[1] == 0]
+        if maxima:
+            with graph.inserting_before(spread):
+                masked = graph.call_function(aten.threshold_backward.default, (gradient, maxima[0], 0))
+            masked.meta = dict(gradient.meta)
+            spread.args = (masked, *spread.args[1:])
+            _replace(node, spread)
+    graph.eliminate_dead_code()
+
+
+def restore_selections(graph: Graph) -> None:
+    """Turn the backward of a selection, which looks for its place by comparing, into zeros before and behind it."""
+    for node in graph.find_nodes(op="call_function", target=aten.where.self):
+        is_place, repeated, zeros = node.args
+        is_known = _calls(is_place, aten.eq.Scalar) and _calls(is_place.args[0], aten.view.default)
+        if not (is_known and _calls(repeated, aten.expand.default) and _calls(zeros, aten.full.default)):
+            continue
+        counted, taken, sizes = is_place.args[0].args[0], repeated.args[0], is_place.meta["val"].shape
+        dim = max(range(len(sizes)), key=lambda axis: sizes[axis])
+        before, count = is_place.args[1], sizes[dim]
+        is_counted = _calls(counted, aten.arange.start_step) and counted.args == (0, count) == (0, math.prod(sizes))
+        if is_counted and zeros.args[1] == 0 and taken.meta["val"].shape[dim] == 1:
+            behind = [0, 0] * (len(sizes) - 1 - dim)
+            padding = [*behind, before, count - 1 - before]
             with graph.inserting_before(node):
-                linear = _call_like(graph, aten.linear.default, (x, transposed.args[0]))
-            _replace(node, linear)
-    for node in graph.find_nodes(op="call_function", target=aten.add.Tensor):
-        linear, bias = node.args
-        is_alone = _calls(linear, aten.linear.default) and len(linear.users) == 1 and len(linear.args) == 2  # noqa: PLR2004 - x and w
-        if is_alone and isinstance(bias, Node) and bias.meta["val"].shape == linear.meta["val"].shape[1:]:
-            with graph.inserting_before(node):
-                whole = _call_like(graph, aten.linear.default, (*linear.args, bias))
-            _replace(node, whole)
+                padded = graph.call_function(aten.constant_pad_nd.default, (taken, padding))
+            _replace(node, padded)
     graph.eliminate_dead_code()
 
 
@@ -88,13 +115,6 @@ def drop_copies(graph: Graph) -> None:
         if _calls(node.args[0], aten.relu.default):
             node.replace_all_uses_with(node.args[0])
     graph.eliminate_dead_code()
-
-
-def _call_like(graph: Graph, target: Any, args: tuple[Any, ...]) -> Node:
-    """Insert a call, with the shape that later passes look for."""
-    node = graph.call_function(target, args)
-    node.meta["val"] = target(*(arg.meta["val"] if isinstance(arg, Node) else arg for arg in args))
-    return node
 
 
 def _calls(node: object, target: Any) -> bool:
