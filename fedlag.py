@@ -19,6 +19,12 @@ VERBS = {
     "export": ("export.commands", "make a torch model into a program that devices can train"),
     "broker": ("broker.commands", "run the MQTT broker"),
     "aggregator": ("aggregator.commands", "run the home server's part of a fleet"),
+    "model": (
+        "aggregator.keeping.commands:model",
+        "list, pull, compare and roll back the versions that the aggregator keeps",
+    ),
+    "backup": ("aggregator.keeping.commands:backup", "write all that must not be lost of the aggregator into one file"),
+    "restore": ("aggregator.keeping.commands:restore", "let a fleet go on from a backup"),
     "edge": ("edge_client.commands", "run a device"),
 }
 
@@ -41,7 +47,7 @@ def main() -> None:
 
 
 def _run(verb: str, arguments: list[str]) -> int:
-    room = VERBS[verb][0]
+    room, _, command = VERBS[verb][0].partition(":")
     try:
         try:
             commands = importlib.import_module(room)
@@ -50,7 +56,7 @@ def _run(verb: str, arguments: list[str]) -> int:
                 f"fedlag {verb}: {error.name} is not installed; docs/install.md says what each role needs\n"
             )
             return 2
-        commands.main(arguments)
+        commands.main([command, *arguments] if command else arguments)
     except FedlagError as error:
         sys.stderr.write(f"fedlag {verb}: {error}\n")
         if os.environ.get("FEDLAG_TRACEBACK"):

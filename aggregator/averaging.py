@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from wire.errors import FleetError
 if TYPE_CHECKING:
     from jaxtyping import Float32, Float64
 
-__all__ = ["WeightedSum", "weighted_average"]
+__all__ = ["Row", "WeightedSum", "weighted_average"]
 
 CACHED_PARAMS = 65_536
 SHARES_TOLERANCE = 1e-9
@@ -144,8 +144,19 @@ class WeightedSum:
         return (self._total if present == 1.0 else self._total / present).astype(np.float32)
 
 
+class Row(Protocol):
+    """One device's values of a layer: a vector of float32, in memory or elsewhere."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """``(params,)``."""
+
+    def __getitem__(self, block: slice, /) -> np.ndarray:
+        """Return some of the values, shape ``(block,)``, float32."""
+
+
 def weighted_average(
-    rows: Mapping[str, Float32[np.ndarray, " params"]],
+    rows: Mapping[str, Row],
     weights: Mapping[str, float],
     block_size: int = CACHED_PARAMS,
 ) -> Float32[np.ndarray, " params"]:
@@ -153,11 +164,11 @@ def weighted_average(
 
     It has the same bits for any order of the mappings and any block size, on any machine: products and sums are plain
     float64 operations in the order of the devices' names. Before the result is rounded to float32 its relative error is
-    about ``len(rows) * 2**-53`` of the largest value. Rows are read one block of columns at a time, so rows that are
-    maps of files never stand in memory as a whole.
+    about ``len(rows) * 2**-53`` of the largest value. Rows are read one block of columns at a time, so rows that lie
+    in a file never stand in memory as a whole.
 
     Args:
-        rows: Device name -> its values, shape ``(params,)``, float32, finite; arrays or ``np.memmap`` views.
+        rows: Device name -> its values, shape ``(params,)``, float32, finite; arrays, or what reads them from a file.
         weights: Device name -> its weight, finite and at least 0, for example its number of examples; their sum must be
             positive, their scale does not matter.
         block_size: Columns read at a time, at least 1.
@@ -180,7 +191,7 @@ def weighted_average(
     devices = sorted(rows)
     num_params = _common_length(rows, devices)
     shares = _shares(weights, devices)
-    in_order = [np.asarray(rows[device]) for device in devices]
+    in_order = [rows[device] for device in devices]
     average = np.empty(num_params, dtype=np.float32)
     for start in range(0, num_params, block_size):
         block = slice(start, min(start + block_size, num_params))
@@ -191,11 +202,11 @@ def weighted_average(
     return average
 
 
-def _common_length(rows: Mapping[str, Float32[np.ndarray, " params"]], devices: list[str]) -> int:
+def _common_length(rows: Mapping[str, Row], devices: list[str]) -> int:
     """Return the number of values in every row."""
     if not devices:
         raise FleetError("cannot average: no device's values were counted")
-    num_params = int(rows[devices[0]].size)
+    num_params = math.prod(rows[devices[0]].shape)
     for device in devices:
         if rows[device].shape != (num_params,):
             raise FleetError(f"cannot average: {device} has the shape {rows[device].shape}, not ({num_params},)")

@@ -8,56 +8,33 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import msgspec
 import numpy as np
 
-from aggregator.admission import max_summary_bytes
 from aggregator.closing import count_evidence, report_round
 from aggregator.config import AggregatorConfig
+from aggregator.effects import AskCohort, Checkpoint, CloseRound, Effect, Finished
 from aggregator.evidence import Selector
 from aggregator.planning import FleetState, build_plan, choose_cohort, cohort_draw
 from aggregator.presence import Presence
 from aggregator.publication import Publication
 from aggregator.receipts import Receipts, last_word
-from aggregator.round import Round, RoundEffect
-from aggregator.round_report import RoundReport
-from wire.codec import decode_message, plan_digest
+from aggregator.round import Interrupted, Round
+from aggregator.round_report import ClosedRound
+from aggregator.summaries import Summaries
+from wire.codec import plan_digest
 from wire.digest import content_digest
 from wire.errors import RefusalReason, WireError
 from wire.manifest import ModelManifest
 from wire.messages import DeviceStatus, Invitation, Message, Part, Summary
-from wire.parts import Assembly
 from wire.tensors import encode_layer
 from wire.topics import INVITATION, STATUS, SUMMARY, UPDATE, Address, Envelope
 
-__all__ = ["Checkpoint", "CloseRound", "Effect", "Finished", "Fleet"]
+__all__ = ["Fleet"]
 
 
 MAX_EPOCHS_AHEAD = 1000
-
-
-class CloseRound(NamedTuple):
-    """Effect: average these layers of these devices from the round log, and call ``close_round`` with the averages."""
-
-    layers: tuple[str, ...]
-    weights: dict[str, float]
-
-
-class Checkpoint(NamedTuple):
-    """Effect: make the state, the new layers (digest -> encoded values) and the report, if there is one, durable, as one."""
-
-    state: FleetState
-    layers: dict[str, bytes]
-    report: RoundReport | None
-
-
-class Finished(NamedTuple):
-    """Effect: the last round is closed."""
-
-
-Effect = RoundEffect | CloseRound | Checkpoint | Finished
 
 
 class Fleet:
@@ -70,6 +47,8 @@ class Fleet:
         selector: The rule that chooses the personal layers.
         state: The last checkpoint, or the first state.
         publication: What is retained on the broker: program, layers, plan.
+        receipts: Of the rounds before.
+        interrupted: The round that was open when the aggregator ended, if one was.
     """
 
     def __init__(
@@ -81,6 +60,8 @@ class Fleet:
         selector: Selector,
         state: FleetState,
         publication: Publication,
+        receipts: Receipts,
+        interrupted: Interrupted | None,
     ) -> None:
         """Prepare; the shell calls ``connected`` when the link is up."""
         self.state = state
@@ -90,8 +71,10 @@ class Fleet:
         self._selector = selector
         self._publication = publication
         self._presence = Presence()
-        self._summaries: dict[str, Assembly] = {}
-        self._receipts = Receipts()
+        self._summaries = Summaries(manifest, config.rounds.sketch_width)
+        self._receipts = receipts
+        self._interrupted = interrupted
+        self._heard_all_s = 0.0
         self._round: Round | None = None
         self._gathering_since_s: float | None = None
         self._is_closing = False
@@ -114,6 +97,10 @@ class Fleet:
     def connected(self, now_s: float) -> list[Effect]:
         """The link is up, perhaps again: publish all that is retained, and the invitations that are open."""
         effects: list[Effect] = [*self._publication.everything(self.state.plan, is_finished=self.state.is_finished)]
+        self._heard_all_s = now_s + self._config.rounds.gather_s
+        if self._interrupted is not None:
+            self._open_round(self._interrupted.cohort, now_s, self._interrupted.stored)
+            self._interrupted = None
         if self._round is not None:
             effects += self._invite(self._round.cohort)
             self._round.extend((), now_s)  # nobody could be heard meanwhile
@@ -146,7 +133,7 @@ class Fleet:
         if self._round.is_stuck(now_s):
             newcomers = tuple(sorted(self.reachable - set(self._round.cohort)))
             self._round.extend(newcomers, now_s)
-            return effects + self._invite(self._round.cohort)
+            return [*effects, *self._ask(self._round.cohort)]
         return effects + self._close_if_over(now_s)
 
     def close_round(self, averages: Mapping[str, np.ndarray], now_s: float) -> list[Effect]:
@@ -156,7 +143,7 @@ class Fleet:
         if round_ is None:
             return []
         counted = round_.stored
-        acknowledgements = self._receipts.close(round_)
+        receipts = self._receipts.close(round_)
         blobs = {
             name: encode_layer(self._manifest.layer(name), values, codec="raw") for name, values in averages.items()
         }
@@ -199,12 +186,23 @@ class Fleet:
             is_finished=was_measuring,
         )
         self._plan_digest = plan_digest(plan)
-        effects: list[Effect] = [Checkpoint(self.state, new_layers, report)]
-        effects += acknowledgements
+        effects: list[Effect] = [Checkpoint(self.state, new_layers, ClosedRound(report, round_.plan, receipts))]
+        effects += [last_word(name, summary) for name, summary in counted.items()]
         if was_measuring:
             return [*effects, self._publication.presence("finished"), Finished()]
         effects += self._publication.next_version(new_layers, plan)
         return effects + self._open_if_gathered(now_s)
+
+    def go_on_from(self, state: FleetState, layers: Mapping[str, bytes]) -> list[Effect]:
+        """Give up the open round and go on from a state of a later epoch.
+
+        Args:
+            state: The state; its plan's epoch is later than any that devices have seen.
+            layers: Digest -> encoded values of its layers that the plan before did not name.
+        """
+        self.state, self._round, self._interrupted, self._is_closing = state, None, None, False
+        self._plan_digest = plan_digest(state.plan)
+        return [Checkpoint(state, {}, None), *self._publication.next_version(layers, state.plan)]
 
     def _take_status(self, device_id: str, status: DeviceStatus | None, now_s: float) -> list[Effect]:
         self._presence.take(device_id, status)
@@ -221,9 +219,7 @@ class Fleet:
                 "foreign-round", f"{device_id} claims to have seen epoch {status.epoch}, this is {plan.epoch}"
             )
         plan = msgspec.structs.replace(plan, epoch=status.epoch + 1)
-        self.state = msgspec.structs.replace(self.state, plan=plan)
-        self._plan_digest, self._round, self._is_closing = plan_digest(plan), None, False
-        return [Checkpoint(self.state, {}, None), *self._publication.next_version({}, plan)]
+        return self.go_on_from(msgspec.structs.replace(self.state, plan=plan), {})
 
     def _take_part(self, device_id: str, part: Part, now_s: float) -> list[Effect]:
         round_ = self._round
@@ -239,15 +235,9 @@ class Fleet:
         return [*effects, *self._close_if_over(now_s)]
 
     def _take_summary_part(self, device_id: str, part: Part, now_s: float) -> list[Effect]:
-        limit = max_summary_bytes(self._manifest, self._config.rounds.sketch_width)
-        assembly = self._summaries.get(device_id)
-        if assembly is None or assembly.digest != part.digest:
-            assembly = self._summaries[device_id] = Assembly(part.digest, limit)
-        data = assembly.add(part)
-        if data is None:
+        summary = self._summaries.add(device_id, part)
+        if summary is None:
             return []
-        del self._summaries[device_id]
-        summary = decode_message(data, Summary, limit)
         receipt = self._receipts.find(device_id, summary)
         if receipt is not None:
             return [receipt]
@@ -276,25 +266,35 @@ class Fleet:
             return []
         self._gathering_since_s, plan = None, self.state.plan
         draw = cohort_draw(plan.round_number, plan.swap_candidates)
+        cohort = choose_cohort(ready, settings.cohort_size, settings.seed, plan.epoch, draw)
+        self._open_round(cohort, now_s, {})
+        return self._ask(cohort)
+
+    def _open_round(self, cohort: tuple[str, ...], now_s: float, stored: Mapping[str, Summary]) -> None:
         self._round = Round(
-            plan,
+            self.state.plan,
             self._plan_digest,
             self._manifest,
-            cohort=choose_cohort(ready, settings.cohort_size, settings.seed, plan.epoch, draw),
-            quorum=settings.quorum,
-            window_bytes=settings.window_bytes,
+            cohort=cohort,
+            quorum=self._config.rounds.quorum,
+            window_bytes=self._config.rounds.window_bytes,
             opened_s=now_s,
+            stored=stored,
         )
-        return self._invite(self._round.cohort)
+
+    def _ask(self, cohort: tuple[str, ...]) -> list[Effect]:
+        return [AskCohort(self._plan_digest, cohort), *self._invite(cohort)]
 
     def _invite(self, cohort: tuple[str, ...]) -> list[Effect]:
-        invitation = Invitation(plan=self._plan_digest)
-        return [Envelope(Address(INVITATION, device_id), invitation) for device_id in cohort]
+        return [Envelope(Address(INVITATION, name), Invitation(plan=self._plan_digest)) for name in cohort]
 
     def _close_if_over(self, now_s: float) -> list[Effect]:
         round_ = self._round
-        if round_ is None or self._is_closing or not round_.is_over(self.reachable, now_s):
+        if round_ is None or self._is_closing:
             return []
+        expected = set(round_.cohort) - self._presence.known if now_s < self._heard_all_s else set()
+        if not round_.is_over(self.reachable | expected, now_s):
+            return []  # after a restart those whom it has not heard yet are expected, too
         self._is_closing = True
         layers = tuple(round_.plan.shared_layers) if round_.plan.training.num_epochs else ()
         return [CloseRound(layers, {name: float(summary.num_examples) for name, summary in round_.stored.items()})]

@@ -6,12 +6,12 @@ import logging
 
 from aggregator.config import AggregatorConfig
 from aggregator.evidence import Selector
+from aggregator.keeping.store import FleetStore
 from aggregator.planning import FleetState, build_plan
 from aggregator.program_folder import ProgramFolder
-from aggregator.store import FleetStore
-from wire.errors import ConfigError
+from wire.errors import ConfigError, ModelError
 
-__all__ = ["open_state"]
+__all__ = ["go_on_from", "open_state"]
 
 log = logging.getLogger(__name__)
 
@@ -42,32 +42,46 @@ def open_state(config: AggregatorConfig, program: ProgramFolder, selector: Selec
     is_same_rule = (state.selector, state.selector_options) == (selector.name, options)
     if is_same_rule and not (state.is_finished and has_more_rounds):
         return state
-    selector_state, decision = state.selector_state, state.decision
-    if not is_same_rule:
+    state = go_on_from(config, program, selector, state, state.plan.epoch + 1)
+    store.save(state, {}, program.manifest)
+    return state
+
+
+def go_on_from(
+    config: AggregatorConfig, program: ProgramFolder, selector: Selector, version: FleetState, epoch: int
+) -> FleetState:
+    """Return a version as the state of a later epoch, as it is configured now.
+
+    Raises:
+        ModelError: If the version is of another model.
+    """
+    if version.plan.model_id != program.model_id:
+        raise ModelError(f"version {version.name} is of another model than the one in {config.program}")
+    selector_state, decision, options = version.selector_state, version.decision, config.selector.options
+    if (version.selector, version.selector_options) != (selector.name, options):
         log.warning("the selector is now %s %s: it starts without evidence", selector.name, options or "")
         selector_state, decision = selector.start({layer.name: layer.num_params for layer in program.manifest.layers})
     plan = build_plan(
         config,
         program.model_id,
         program.manifest,
-        state.layers,
+        version.layers,
         decision,
         needs_personal_sketches=selector.needs_personal_sketches,
-        epoch=state.plan.epoch + 1,
-        round_number=state.plan.round_number,
-        previous=state.plan.previous,
+        epoch=epoch,
+        round_number=version.plan.round_number,
+        previous=version.plan.previous,
     )
-    state = FleetState(
+    num_rounds = config.rounds.num_rounds
+    return FleetState(
         plan=plan,
-        layers=state.layers,
+        layers=version.layers,
         selector=selector.name,
         selector_options=options,
         selector_state=selector_state,
         decision=decision,
-        is_finished=state.is_finished and not has_more_rounds,
+        is_finished=version.is_finished and num_rounds is not None and plan.round_number > num_rounds,
     )
-    store.save(state, {})
-    return state
 
 
 def _first_state(
@@ -93,5 +107,5 @@ def _first_state(
         selector_state=selector_state,
         decision=decision,
     )
-    store.save(state, {digest: data for digest, (_, data) in blobs.items()})
+    store.save(state, {digest: data for digest, (_, data) in blobs.items()}, program.manifest)
     return state

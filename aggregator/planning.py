@@ -39,6 +39,11 @@ class FleetState(msgspec.Struct, frozen=True, kw_only=True):
     decision: Decision
     is_finished: bool = False
 
+    @property
+    def name(self) -> str:
+        """What people call this version: its epoch and round, as ``0-12``."""
+        return f"{self.plan.epoch}-{self.plan.round_number}"
+
 
 def build_plan(
     config: AggregatorConfig,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Set as AbstractSet
+
 from wire.errors import WireError
 from wire.messages import DeviceStatus
 from wire.tensors import Codec
@@ -37,6 +39,11 @@ class Presence:
             self._devices[device_id] = (
                 status  # else a late will of an older session; a birth counts whatever its number
             )
+
+    @property
+    def known(self) -> AbstractSet[str]:
+        """All of them."""
+        return self._devices.keys()
 
     def reachable(self, codec: Codec) -> frozenset[str]:
         """Return the devices that can take part or are training, and know this codec."""

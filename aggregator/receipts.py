@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
 
 from aggregator.round import Round
 from wire.codec import inventory_digest
@@ -18,24 +19,22 @@ MAX_ROUNDS = 100
 class Receipts:
     """What was said of the uploads of closed rounds."""
 
-    def __init__(self) -> None:
-        """Start without any."""
-        self._rounds: OrderedDict[tuple[int, int], dict[str, Envelope]] = OrderedDict()
+    def __init__(self, rounds: Mapping[tuple[int, int], Mapping[str, str]] | None = None) -> None:
+        """Start with those of (epoch, round) -> device -> digest of the inventory that was counted, oldest first."""
+        self._rounds = OrderedDict(rounds or {})
 
     def find(self, device_id: str, summary: Summary) -> Envelope | None:
         """Return what was said of this device's upload in this summary's round, if its last word has been spoken."""
-        envelope = self._rounds.get((summary.epoch, summary.round_number), {}).get(device_id)
-        if envelope is None or not isinstance(envelope.message, Acknowledgement):
-            return None
-        return envelope if envelope.message.inventory == inventory_digest(summary) else None
+        counted = self._rounds.get((summary.epoch, summary.round_number), {}).get(device_id)
+        return last_word(device_id, summary) if counted == inventory_digest(summary) else None
 
-    def close(self, round_: Round) -> list[Envelope]:
-        """Return ``counted`` for every upload of a round that closes, and keep it."""
-        receipts = {name: last_word(name, summary) for name, summary in round_.stored.items()}
+    def close(self, round_: Round) -> dict[str, str]:
+        """Keep and return device -> digest of the inventory of every upload of a round that closes: they are counted."""
+        receipts = {name: inventory_digest(summary) for name, summary in round_.stored.items()}
         self._rounds[round_.plan.epoch, round_.plan.round_number] = receipts
         while len(self._rounds) > MAX_ROUNDS:
             self._rounds.popitem(last=False)
-        return list(receipts.values())
+        return receipts
 
 
 def last_word(device_id: str, summary: Summary, reason: RefusalReason | None = None) -> Envelope:

@@ -7,13 +7,13 @@ is granted.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-import numpy as np
-
 from aggregator.admission import check_summary
+from aggregator.effects import CommitUpload, LogLayer, RoundEffect
 from wire.codec import inventory_digest
 from wire.errors import RefusalReason, WireError
 from wire.manifest import ModelManifest
@@ -22,27 +22,16 @@ from wire.parts import Assembly, num_parts
 from wire.tensors import decode_layer
 from wire.topics import ACKNOWLEDGEMENT, Address, Envelope
 
-__all__ = ["CommitUpload", "LogLayer", "Round", "RoundEffect"]
+__all__ = ["Interrupted", "Round"]
 
 GRANT_PATIENCE_S = 60.0
 
 
-class LogLayer(NamedTuple):
-    """Effect: append a device's values of one layer, shape ``(num_params,)``, float32, to the round log."""
+class Interrupted(NamedTuple):
+    """What is known of a round that was open when the aggregator ended: who was asked, and whose upload is durable."""
 
-    device_id: str
-    layer: str
-    values: np.ndarray
-
-
-class CommitUpload(NamedTuple):
-    """Effect: make all that was logged for this device durable, before the next effect."""
-
-    device_id: str
-    summary: Summary
-
-
-RoundEffect = Envelope | LogLayer | CommitUpload
+    cohort: tuple[str, ...]
+    stored: Mapping[str, Summary]
 
 
 @dataclass
@@ -71,6 +60,7 @@ class Round:
         quorum: The fewest stored answers with which it may close.
         window_bytes: The most that may be granted at one time; a single upload larger than it is granted alone.
         opened_s: When the invitations went out.
+        stored: Device -> summary of those whose upload is durable already.
     """
 
     def __init__(
@@ -83,6 +73,7 @@ class Round:
         quorum: int,
         window_bytes: int,
         opened_s: float,
+        stored: Mapping[str, Summary],
     ) -> None:
         """Open the round."""
         self.plan = plan
@@ -95,7 +86,7 @@ class Round:
         self._quorum = quorum
         self._window_bytes = window_bytes
         self._deadline_s = opened_s + plan.duration_s
-        self._answers: dict[str, _Answer] = {}
+        self._answers = {name: _Answer(summary, is_stored=True) for name, summary in stored.items()}
 
     @property
     def stored(self) -> dict[str, Summary]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import NamedTuple
+
 import msgspec
 
-from wire.messages import Count, DeviceId, Digest, LayerName, Measurement, Message, Positive
+from wire.messages import Count, DeviceId, Digest, LayerName, Measurement, Message, Positive, RoundPlan
 
-__all__ = ["DeviceRound", "RoundReport"]
+__all__ = ["ClosedRound", "DeviceRound", "RoundReport"]
 
 
 class DeviceRound(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,3 +65,11 @@ class RoundReport(Message, frozen=True, kw_only=True):
     dropouts: tuple[DeviceId, ...]
     runtimes: dict[DeviceId, str]
     duration_s: float
+
+
+class ClosedRound(NamedTuple):
+    """What stays of a round: its report, its plan, and device -> digest of the inventory of the upload that was counted."""
+
+    report: RoundReport
+    plan: RoundPlan
+    receipts: Mapping[str, str]

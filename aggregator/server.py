@@ -9,16 +9,19 @@ from collections.abc import Callable, Iterable
 
 from aggregator.averaging import weighted_average
 from aggregator.config import AggregatorConfig
-from aggregator.fleet import Checkpoint, CloseRound, Effect, Finished, Fleet
-from aggregator.opening import open_state
+from aggregator.effects import AskCohort, Checkpoint, CloseRound, CommitUpload, Effect, Finished, LogLayer
+from aggregator.fleet import Fleet
+from aggregator.keeping.round_log import RoundLog
+from aggregator.keeping.store import FleetStore
+from aggregator.opening import go_on_from, open_state
 from aggregator.program_folder import ProgramFolder
 from aggregator.publication import Publication
-from aggregator.round import CommitUpload, LogLayer
-from aggregator.round_log import RoundLog
+from aggregator.receipts import Receipts
+from aggregator.round import Interrupted
 from aggregator.round_report import RoundReport
 from aggregator.selection import make_selector
-from aggregator.store import FleetStore
-from wire.errors import WireError
+from wire.codec import plan_digest
+from wire.errors import ModelError, StoreError, WireError
 from wire.mqtt import Connected, MqttLink, Received
 from wire.topics import PLAN, STATUS, SUMMARY, UPDATE, Envelope, decode_payload, parse_topic, subscription
 
@@ -47,17 +50,25 @@ class Server:
         self._config = config
         self._on_report = on_report
         self._store = FleetStore(config.folder)
-        program = ProgramFolder(config.program)
+        self._store.claim()
+        self._program = program = ProgramFolder(config.program)
         chosen, statistics = config.selector, program.manifest.statistics_layers
-        selector = make_selector(chosen.name, chosen.options, config.rounds.num_rounds, statistics)
-        state = open_state(config, program, selector, self._store)
+        self._selector = make_selector(chosen.name, chosen.options, config.rounds.num_rounds, statistics)
+        state = open_state(config, program, self._selector, self._store)
         digests = {*state.plan.shared_layers.values(), *state.plan.personal_layers.values()}
-        layers_in_plan = {digest: self._store.load_layer(digest) for digest in digests}
+        layers_in_plan = {digest: self._store.layers.load(digest) for digest in digests}
         self._publication = Publication(self._store.next_session(), program.files, layers_in_plan)
+        self._log = self._store.open_round_log(state.plan.epoch, state.plan.round_number)
         self._fleet = Fleet(
-            config, program.model_id, program.manifest, selector=selector, state=state, publication=self._publication
+            config,
+            program.model_id,
+            program.manifest,
+            selector=self._selector,
+            state=state,
+            publication=self._publication,
+            receipts=Receipts(self._store.receipts()),
+            interrupted=_interrupted(self._log, plan_digest(state.plan)),
         )
-        self._log: RoundLog | None = None
         self._finished = asyncio.Event()
         if state.is_finished:
             log.info("all %s rounds are done; raise num_rounds to go on", config.rounds.num_rounds)
@@ -90,6 +101,8 @@ class Server:
             for task in (*tasks, *ends):
                 task.cancel()
             await self._link.close(farewell)
+            self._log.close()
+            self._store.close()
 
     async def _listen(self) -> None:
         async for event in self._link.messages():
@@ -113,11 +126,26 @@ class Server:
         while True:
             await asyncio.sleep(TICK_S)
             async with self._one_at_a_time:
+                await self._go_back_if_asked()
                 await self._perform(self._fleet.tick(time.monotonic()))
             if self._fleet.waiting_for != waiting_for:
                 waiting_for = self._fleet.waiting_for
                 if waiting_for:
                     log.info("%s", waiting_for)
+
+    async def _go_back_if_asked(self) -> None:
+        version = self._store.take_request()
+        if version is None:
+            return
+        epoch = self._fleet.state.plan.epoch + 1
+        try:
+            state = go_on_from(self._config, self._program, self._selector, version, epoch)
+            layers = {digest: self._store.layers.load(digest) for digest in state.layers.values()}
+        except (ModelError, StoreError) as error:
+            log.warning("cannot go back to version %s: %s", version.name, error)
+            return
+        log.warning("going on from version %s, as epoch %s; the open round is given up", version.name, epoch)
+        await self._perform(self._fleet.go_on_from(state, layers))
 
     async def _perform(self, effects: Iterable[Effect]) -> None:
         for effect in effects:
@@ -126,10 +154,12 @@ class Server:
                     if effect.address.route is PLAN:
                         await self._link.drained()  # what a plan names is on the broker before the plan
                     self._link.publish(effect)
+                case AskCohort():
+                    self._log.ask(effect.plan, effect.cohort)
                 case LogLayer():
-                    self._round_log().append(effect.device_id, effect.layer, effect.values)
+                    self._log.append(effect.device_id, effect.layer, effect.values)
                 case CommitUpload():
-                    self._round_log().commit()
+                    self._log.commit(effect.device_id, effect.summary)
                 case CloseRound():
                     await self._close_round(effect)
                 case Checkpoint():
@@ -138,22 +168,20 @@ class Server:
                     self._finished.set()
 
     def _save(self, effect: Checkpoint) -> None:
-        self._store.save(effect.state, effect.layers, effect.report)
-        if self._log is not None:
-            self._log.delete()
-            self._log = None
-        if effect.report is not None:
-            self._on_report(effect.report)
+        self._store.save(effect.state, effect.layers, self._program.manifest, effect.closed)
+        self._log.delete()
+        self._log = self._store.open_round_log(effect.state.plan.epoch, effect.state.plan.round_number)
+        if effect.closed is not None:
+            self._on_report(effect.closed.report)
 
     async def _close_round(self, effect: CloseRound) -> None:
         devices = tuple(effect.weights)
-        averages = {
-            layer: weighted_average(self._round_log().rows(layer, devices), effect.weights) for layer in effect.layers
-        }
+        averages = {layer: weighted_average(self._log.rows(layer, devices), effect.weights) for layer in effect.layers}
         await self._perform(self._fleet.close_round(averages, time.monotonic()))
 
-    def _round_log(self) -> RoundLog:
-        if self._log is None:
-            plan = self._fleet.state.plan
-            self._log = self._store.open_round_log(plan.epoch, plan.round_number)
-        return self._log
+
+def _interrupted(log: RoundLog, plan: str) -> Interrupted | None:
+    """Return the round that was open when the aggregator ended, if it is the round of this plan."""
+    if log.asked is None or log.asked.plan != plan:
+        return None
+    return Interrupted(log.asked.cohort, log.stored)

@@ -14,10 +14,12 @@ import numpy as np
 
 from aggregator.averaging import weighted_average
 from aggregator.config import AggregatorConfig
-from aggregator.fleet import Checkpoint, CloseRound, Effect, Finished, Fleet
+from aggregator.effects import AskCohort, Checkpoint, CloseRound, CommitUpload, Effect, Finished, LogLayer
+from aggregator.fleet import Fleet
 from aggregator.planning import FleetState, build_plan
 from aggregator.publication import Publication
-from aggregator.round import CommitUpload, LogLayer
+from aggregator.receipts import Receipts
+from aggregator.round import Interrupted
 from aggregator.round_report import RoundReport
 from aggregator.selection import Selector, make_selector
 from edge_client.dataset import Dataset
@@ -25,10 +27,11 @@ from edge_client.program import TrainingProgram
 from simulations.loopback.device import LoopbackDevice
 from simulations.loopback.network import Loopback, Policy, deliver_once
 from simulations.loopback.numpy_program import PROGRAM_FILES
+from wire.codec import plan_digest
 from wire.digest import content_digest
 from wire.errors import FleetError, WireError
 from wire.manifest import ModelManifest, encode_manifest
-from wire.messages import ServerStatus
+from wire.messages import ServerStatus, Summary
 from wire.tensors import decode_layer, encode_layer
 from wire.topics import (
     SERVER,
@@ -74,6 +77,9 @@ class LoopbackAggregator:
         self._model_id = content_digest(encode_manifest(manifest))
         self._session = 0
         self._appended: dict[str, dict[str, np.ndarray]] = {}
+        self._asked: AskCohort | None = None
+        self._stored: dict[str, Summary] = {}
+        self._receipts: dict[tuple[int, int], Mapping[str, str]] = {}
         self._fleet: Fleet | None = None
         blobs = {name: encode_layer(manifest.layer(name), values, codec="raw") for name, values in initial.items()}
         self._layers = {content_digest(data): data for data in blobs.values()}
@@ -104,10 +110,11 @@ class LoopbackAggregator:
         return decode_layer(self._layers[digest], self._manifest.layer(name))
 
     def start(self) -> None:
-        """Turn it on, perhaps again: from the checkpoint, with an empty round log."""
+        """Turn it on, perhaps again: from the checkpoint, in the middle of the round that its log holds."""
         self._session += 1
-        self.committed, self._appended = {}, {}
+        self._appended = {}
         state = self.state
+        goes_on = self._asked is not None and self._asked.plan == plan_digest(state.plan)
         named = {*state.plan.shared_layers.values(), *state.plan.personal_layers.values()}
         files = (encode_manifest(self._manifest), *PROGRAM_FILES.values())
         publication = Publication(self._session, files, {digest: self._layers[digest] for digest in named})
@@ -118,6 +125,8 @@ class LoopbackAggregator:
             selector=self._selector(),
             state=state,
             publication=publication,
+            receipts=Receipts(self._receipts),
+            interrupted=Interrupted(self._asked.cohort, dict(self._stored)) if self._asked and goes_on else None,
         )
         self.connect()
         self._later()
@@ -186,18 +195,23 @@ class LoopbackAggregator:
                 case Envelope() if self._network.is_attached(NAME):
                     topic = topic_of(self._config.fleet, effect.address)
                     self._network.publish(NAME, topic, encode_payload(effect), retained=effect.address.route.retained)
+                case AskCohort():
+                    self._asked = effect
                 case LogLayer():
                     self._appended.setdefault(effect.device_id, {})[effect.layer] = effect.values
                 case CommitUpload():
                     self.committed[effect.device_id] = self._appended.pop(effect.device_id, {})
+                    self._stored[effect.device_id] = effect.summary
                 case CloseRound():
                     self._close_round(effect)
                 case Checkpoint():
                     self._checkpoint = msgspec.msgpack.encode(effect.state)
                     self._layers |= effect.layers
-                    if effect.report is not None:
-                        self.reports.append(effect.report)
-                    self.committed, self._appended = {}, {}
+                    if effect.closed is not None:
+                        report = effect.closed.report
+                        self.reports.append(report)
+                        self._receipts[report.epoch, report.round_number] = effect.closed.receipts
+                    self.committed, self._appended, self._stored, self._asked = {}, {}, {}, None
                 case Envelope() | Finished():
                     pass
 

@@ -10,11 +10,11 @@ import pytest
 from safetensors.numpy import save_file
 
 from aggregator.config import AggregatorConfig, RoundSettings, SelectorSettings
+from aggregator.keeping.store import FleetStore
 from aggregator.opening import open_state
 from aggregator.planning import FleetState
 from aggregator.program_folder import ProgramFolder
 from aggregator.selection import make_selector
-from aggregator.store import FleetStore
 from wire.digest import content_digest
 from wire.errors import ConfigError, ManifestError, ModelError
 from wire.manifest import LayerSpec, ModelManifest, ParameterSpec, ProgramFile, encode_manifest
@@ -56,7 +56,7 @@ def go_on(config: AggregatorConfig, state: FleetState, round_number: int, *, is_
     """Save what the fleet would have come to."""
     plan = msgspec.structs.replace(state.plan, round_number=round_number)
     state = msgspec.structs.replace(state, plan=plan, is_finished=is_finished)
-    FleetStore(config.folder).save(state, {})
+    FleetStore(config.folder).save(state, {}, ProgramFolder(config.program).manifest)
     return state
 
 

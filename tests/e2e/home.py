@@ -8,12 +8,13 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import pytest
 
+from aggregator.keeping.store import FleetStore
 from aggregator.round_report import RoundReport
 from broker.embedded import EmbeddedBroker
 
@@ -82,9 +83,11 @@ class Home:
 
     def reports(self, name: str = "aggregator") -> list[RoundReport]:
         """Return the reports of the rounds that are closed, in order."""
-        folder = self.folder / name / "reports"
-        paths = sorted(folder.glob("*.json")) if folder.exists() else []
-        return [msgspec.json.decode(path.read_bytes(), type=RoundReport) for path in paths]
+        folder = self.folder / name
+        if not (folder / "fleet.sqlite").exists():
+            return []
+        with closing(FleetStore(folder)) as store:
+            return store.reports()
 
     def wait_for_rounds(self, num_rounds: int, name: str = "aggregator") -> None:
         """Return when so many rounds are closed."""

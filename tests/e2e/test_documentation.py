@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tomllib
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -20,6 +21,7 @@ from onnxruntime import InferenceSession
 from safetensors.numpy import load_file
 
 from aggregator.config import AggregatorConfig, RoundSettings
+from aggregator.keeping.store import FleetStore
 from broker.embedded import free_port
 from edge_client.config import EdgeConfig
 from wire.messages import TrainingSettings
@@ -87,10 +89,10 @@ def test_the_fleet_by_hand_runs_as_its_page_says(tmp_path: Path) -> None:
     assert load_file(home / "attic-model.safetensors")["head.weight"].shape == (10, 32)
     session = InferenceSession(home / "attic-model.onnx", providers=["CPUExecutionProvider"])
     assert session.run(["logits"], {"x": np.zeros((3, 64), np.float32)})[0].shape == (3, 10)
-    reports = sorted((home / "aggregator" / "reports").glob("*.json"))
+    with closing(FleetStore(home / "aggregator")) as store:
+        reports = store.reports()
     assert len(reports) == 31
-    last = json.loads(reports[-1].read_text())
-    assert min(figures["test"]["accuracy"] for figures in last["counted"].values()) > 0.5
+    assert min(figures.test.accuracy for figures in reports[-1].counted.values() if figures.test) > 0.5
 
 
 def test_the_configurations_in_the_documentation_are_whole_and_current(tmp_path: Path) -> None:

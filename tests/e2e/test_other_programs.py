@@ -11,7 +11,7 @@ import torch
 from safetensors.numpy import save_file
 from torch import nn
 
-from aggregator.store import FleetStore
+from aggregator.keeping.store import FleetStore
 from export.model_folder import INITIAL_VALUES, export_program
 from export.models import TrainableModel, load_model
 from tests.e2e.home import NUM_CLASSES, Home
@@ -79,6 +79,6 @@ def test_a_fleet_that_trains_the_head_moves_nothing_else_on_the_smaller_program(
     assert state is not None
     moved = {}
     for layer in manifest.layers:
-        values = decode_layer(store.load_layer(state.layers[layer.name]), layer)
+        values = decode_layer(store.layers.load(state.layers[layer.name]), layer)
         moved[layer.name] = bool((values != flatten_layer(layer, before)).any())
     assert moved == {"fc1": False, "head": True}

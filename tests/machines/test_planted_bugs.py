@@ -12,7 +12,8 @@ import pytest
 import aggregator.fleet
 import simulations.loopback.device
 import simulations.loopback.fleet
-from aggregator.fleet import CloseRound, Effect, Fleet
+from aggregator.effects import CloseRound, Effect
+from aggregator.fleet import Fleet
 from aggregator.round import Round
 from edge_client.dataset import Dataset
 from edge_client.program import TrainingProgram

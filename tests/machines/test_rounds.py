@@ -107,6 +107,43 @@ def test_an_aggregator_that_is_killed_goes_on_with_the_open_round(make_fleet: Ma
     assert fleet.aggregator.state == calm.aggregator.state
 
 
+def test_who_was_stored_before_the_aggregator_was_killed_sends_no_part_again(make_fleet: MakeFleet) -> None:
+    fleet = make_fleet(num_devices=3)
+    fleet.devices["pi-2"].train_s = 30.0
+    fleet.run_until(lambda: (1, "stored", "") in told(fleet, "pi-0"), 60)
+    before = sum("/d/pi-0/up/update/" in message.topic for message in fleet.network.log)
+    fleet.aggregator.stop()
+    fleet.aggregator.start()
+    report = fleet.run(1)[-1]
+    assert tuple(report.counted) == ("pi-0", "pi-1", "pi-2")
+    assert sum("/d/pi-0/up/update/" in message.topic for message in fleet.network.log) == before > 0
+
+
+def test_an_aggregator_that_is_killed_waits_for_those_it_has_not_heard_of_again(make_fleet: MakeFleet) -> None:
+    fleet = make_fleet(num_devices=3, quorum=1)
+    fleet.devices["pi-2"].train_s = 30.0
+    fleet.run_until(lambda: all((1, "stored", "") in told(fleet, name) for name in ("pi-0", "pi-1")), 60)
+    fleet.aggregator.stop()
+    fleet.network.detach("pi-2")  # its link comes back a moment later than the aggregator's
+    fleet.aggregator.start()
+    fleet.run_for(2)
+    fleet.devices["pi-2"].connect()
+    assert tuple(fleet.run(1)[-1].counted) == ("pi-0", "pi-1", "pi-2")
+
+
+def test_who_repeats_itself_after_a_restart_hears_counted_again(make_fleet: MakeFleet) -> None:
+    fleet = make_fleet()
+    fleet.run(2)
+    (summary, *_) = (it for it in fleet.network.log if it.topic.endswith("/pi-0/up/summary"))
+    fleet.aggregator.stop()
+    fleet.aggregator.start()
+    fleet.run_for(2)
+    before = told(fleet, "pi-0").count((1, "counted", ""))
+    fleet.network.publish("pi-0", summary.topic, summary.payload)
+    fleet.run_for(0.05)
+    assert told(fleet, "pi-0").count((1, "counted", "")) == before + 1
+
+
 def test_all_that_is_acknowledged_as_stored_is_in_the_average(make_fleet: MakeFleet) -> None:
     fleet = make_fleet(num_devices=4, quorum=3, duration_s=60.0)
     rng = np.random.default_rng(0)

@@ -15,10 +15,11 @@ import safetensors.numpy
 import torch
 
 from aggregator.config import AggregatorConfig, RoundSettings, SelectorSettings
-from aggregator.fleet import Effect, Fleet
+from aggregator.effects import Effect
+from aggregator.fleet import Fleet
+from aggregator.keeping.store import FleetStore
 from aggregator.round_report import RoundReport
 from aggregator.server import Server
-from aggregator.store import FleetStore
 from broker.embedded import EmbeddedBroker
 from edge_client.agent import Agent, Workshop
 from edge_client.config import EdgeConfig
@@ -138,7 +139,9 @@ def stored_layers(config: AggregatorConfig) -> Layers:
     store, manifest = FleetStore(config.folder), decode_manifest((config.program / "manifest.json").read_bytes())
     state = store.load_state()
     assert state is not None
-    return {name: decode_layer(store.load_layer(digest), manifest.layer(name)) for name, digest in state.layers.items()}
+    return {
+        name: decode_layer(store.layers.load(digest), manifest.layer(name)) for name, digest in state.layers.items()
+    }
 
 
 def assert_same_rounds(reports: list[RoundReport], averages: list[Layers], simulated: Run) -> None:

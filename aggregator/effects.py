@@ -1,0 +1,61 @@
+"""What the fleet, which does no I/O, asks its shell to do. Effects are carried out in order."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from aggregator.planning import FleetState
+from aggregator.round_report import ClosedRound
+from wire.messages import Summary
+from wire.topics import Envelope
+
+__all__ = ["AskCohort", "Checkpoint", "CloseRound", "CommitUpload", "Effect", "Finished", "LogLayer", "RoundEffect"]
+
+
+class LogLayer(NamedTuple):
+    """Effect: append a device's values of one layer, shape ``(num_params,)``, float32, to the round log."""
+
+    device_id: str
+    layer: str
+    values: np.ndarray
+
+
+class CommitUpload(NamedTuple):
+    """Effect: make all that was logged for this device durable, before the next effect."""
+
+    device_id: str
+    summary: Summary
+
+
+RoundEffect = Envelope | LogLayer | CommitUpload
+
+
+class CloseRound(NamedTuple):
+    """Effect: average these layers of these devices from the round log, and call ``close_round`` with the averages."""
+
+    layers: tuple[str, ...]
+    weights: dict[str, float]
+
+
+class AskCohort(NamedTuple):
+    """Effect: make durable who takes part in the round of the plan of this digest, before anybody is invited."""
+
+    plan: str
+    cohort: tuple[str, ...]
+
+
+class Checkpoint(NamedTuple):
+    """Effect: make the state, the new layers (digest -> encoded values) and the round that is closed durable, as one."""
+
+    state: FleetState
+    layers: dict[str, bytes]
+    closed: ClosedRound | None
+
+
+class Finished(NamedTuple):
+    """Effect: the last round is closed."""
+
+
+Effect = RoundEffect | AskCohort | CloseRound | Checkpoint | Finished
