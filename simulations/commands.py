@@ -9,11 +9,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Literal
 
+import msgspec
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, track
 from rich.progress import Progress as Bars
 
+from simulations.faults.spec import parse_spec
+from simulations.faults.trial import run_trial
 from simulations.study.conduct import Progress, conduct_study, default_jobs
 from simulations.study.config import load_study, read_tree
 from simulations.study.evidence import Profile, gather_evidence, plan_profile
@@ -100,6 +103,31 @@ def compare(
         plan = merge_plans([Source(name, it.read_plan()) for name, it in zip(_names(results), stores, strict=True)])
         summary = _report(plan, stores, output)
     _show(summary, form)
+
+
+@app.command()
+def fleet(
+    faults: Annotated[
+        str, typer.Option(help="all, none, or a list as lost=0.2,kills=10; docs/simulations.md has the names.")
+    ] = "all",
+    schedules: Annotated[int, typer.Option(min=1, help="How many, each from the next seed.")] = 100,
+    seed: Annotated[int, typer.Option(min=0, help="The first.")] = 0,
+    form: Form = "table",
+) -> None:
+    """Run a small fleet, aggregator and devices, through schedules of faults, and check what must always hold."""
+    spec, trials = parse_spec(faults), []
+    for number in track(range(seed, seed + schedules), "schedules", console=console):
+        trials.append(run_trial(spec, number))
+        for line in trials[-1].broken:
+            console.print(f"seed {number}: {line}", soft_wrap=True)
+    if form == "json":
+        sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(trials), indent=2) + b"\n")
+    broken = [trial.seed for trial in trials if trial.broken]
+    messages, hours = sum(it.num_messages for it in trials), sum(it.minutes for it in trials) / 60
+    console.print(f"{schedules} schedules, {messages} messages, {hours:.1f} simulated hours, {len(broken)} broken")
+    if broken:
+        repeat = f"fedlag simulate fleet --faults {faults} --schedules 1 --seed {broken[0]}"
+        raise FleetError(f"something did not hold in {len(broken)} of {schedules} schedules; the first again: {repeat}")
 
 
 def main(arguments: list[str]) -> None:

@@ -18,6 +18,7 @@ from edge_client.program import TrainingProgram
 from edge_client.session import Effect, LoadProgram, Session, Train
 from edge_client.training import run_round
 from simulations.loopback.network import Loopback
+from simulations.loopback.power import Powered
 from wire.errors import ModelError, WireError
 from wire.manifest import decode_manifest
 from wire.messages import DeviceStatus
@@ -41,7 +42,7 @@ __all__ = ["LoopbackDevice"]
 TICK_S = 1.0
 
 
-class LoopbackDevice:
+class LoopbackDevice(Powered):
     """One device.
 
     Args:
@@ -57,6 +58,7 @@ class LoopbackDevice:
         self, network: Loopback, fleet: str, device_id: str, program: TrainingProgram, data: Dataset, train_s: float
     ) -> None:
         """Prepare; ``start`` turns it on."""
+        super().__init__(network)
         self.device_id = device_id
         self.refused: Counter[str] = Counter()
         self.train_s = train_s
@@ -123,7 +125,10 @@ class LoopbackDevice:
         self._later(self._tick, TICK_S)
 
     def _perform(self, effects: Iterable[Effect]) -> None:
+        session = self._session
         for effect in effects:
+            if self._session is not session or self.lose_power():
+                return
             match effect:
                 case Envelope():
                     self.publish(effect)
@@ -173,5 +178,7 @@ class LoopbackDevice:
         generation = compose_generation(
             self._program.manifest, effect.work, outcome, effect.previous, num_examples, Traffic()
         )
+        if self.lose_power() or self.fail_to_write():
+            return
         self._disk = msgspec.msgpack.encode(generation)
         self._perform(session.trained(generation, self._network.now_s))

@@ -151,6 +151,13 @@ class Loopback:
         if client.will is not None:
             self.publish(name, *client.will, retained=True)
 
+    def forget(self) -> None:
+        """Be killed and come back without memory: all connections are lost without a will, and nothing is retained."""
+        for client in self._clients.values():
+            client.is_open = False
+        self._clients.clear()
+        self._retained.clear()
+
     def is_attached(self, name: str) -> bool:
         """Say whether this client's connection is up."""
         return name in self._clients

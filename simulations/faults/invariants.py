@@ -1,0 +1,129 @@
+"""What must hold of a fleet whatever happened to it, read from all that crossed its network and from what it decided."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from aggregator.averaging import weighted_average
+from aggregator.round_report import ClosedRound
+from simulations.loopback.fleet import LoopbackFleet
+from wire.codec import decode_message, inventory_digest, plan_digest
+from wire.digest import content_digest
+from wire.errors import WireError
+from wire.messages import Acknowledgement, Message, Part, RoundPlan, Summary
+from wire.parts import Assembly
+from wire.tensors import decode_layer, encode_layer
+from wire.topics import ACKNOWLEDGEMENT, PLAN, SUMMARY, UPDATE, decode_payload, parse_topic
+
+__all__ = ["broken_invariants"]
+
+MOST_BYTES = 1 << 20
+
+
+class _Heard(NamedTuple):
+    """What crossed the network, by its name."""
+
+    plans: dict[str, RoundPlan]
+    summaries: dict[tuple[str, str], Summary]
+    values: dict[tuple[str, str], bytes]
+    acknowledged: list[tuple[str, Acknowledgement]]
+
+
+def broken_invariants(fleet: LoopbackFleet) -> list[str]:
+    """Return a line for everything that does not hold; none if all does."""
+    heard, closed = _listen(fleet), fleet.aggregator.closed
+    return [
+        *_versions_that_do_not_grow_by_one(closed),
+        *_averages_of_other_uploads(fleet, heard, closed),
+        *_uploads_acknowledged_and_lost(heard, closed),
+        *_values_that_left(heard),
+    ]
+
+
+def _listen(fleet: LoopbackFleet) -> _Heard:
+    """Put together what was sent: nothing is damaged here, as it is read where it leaves."""
+    heard = _Heard({}, {}, {}, [])
+    assemblies: dict[tuple[str, str, str], Assembly] = {}
+    for crossing in fleet.network.log:
+        address, message = _decode(fleet.config.fleet, crossing.topic, crossing.payload)
+        match message:
+            case RoundPlan() if address is PLAN:
+                heard.plans[plan_digest(message)] = message
+            case Acknowledgement() if address is ACKNOWLEDGEMENT:
+                heard.acknowledged.append((crossing.topic.split("/")[4], message))
+            case Part() if address in (SUMMARY, UPDATE):
+                key = (crossing.sender, address.name, message.digest)
+                blob = assemblies.setdefault(key, Assembly(message.digest, MOST_BYTES)).add(message)
+                if blob is not None and address is UPDATE:
+                    heard.values[crossing.sender, message.digest] = blob
+                elif blob is not None:
+                    summary = decode_message(blob, Summary, MOST_BYTES)
+                    heard.summaries[crossing.sender, inventory_digest(summary)] = summary
+    return heard
+
+
+def _decode(fleet: str, topic: str, payload: bytes) -> tuple[object, Message | None]:
+    try:
+        address = parse_topic(fleet, topic)
+        return address.route, decode_payload(address, payload)
+    except WireError:
+        return None, None
+
+
+def _versions_that_do_not_grow_by_one(closed: list[ClosedRound]) -> Iterator[str]:
+    places = [(it.plan.epoch, it.plan.round_number) for it in closed]
+    for before, after in itertools.pairwise(places):
+        if after != (before[0], before[1] + 1) and after[0] <= before[0]:
+            yield f"after round {before} came round {after}"
+
+
+def _averages_of_other_uploads(fleet: LoopbackFleet, heard: _Heard, closed: list[ClosedRound]) -> Iterator[str]:
+    """Compute every average anew from what its devices sent, each once."""
+    for before, after in itertools.pairwise([*closed, None]):
+        plan = before.plan if before else None
+        following = after.plan if after else fleet.aggregator.state.plan
+        if before is None or plan is None or not plan.training.num_epochs or following.epoch != plan.epoch:
+            continue
+        layers = following.shared_layers | following.personal_layers
+        for name in plan.shared_layers:
+            spec = fleet.aggregator.manifest.layer(name)
+            rows, weights = {}, {}
+            for device_id, inventory in before.receipts.items():
+                summary = heard.summaries[device_id, inventory]
+                (item,) = (it for it in summary.inventory if it.layer == name)
+                rows[device_id] = decode_layer(heard.values[device_id, item.digest], spec)
+                weights[device_id] = float(summary.num_examples)
+            average: np.ndarray = weighted_average(rows, weights)
+            if content_digest(encode_layer(spec, average, codec="raw")) != layers[name]:
+                yield f"layer {name} of round {plan.round_number} is not the average of what was counted, each once"
+
+
+def _uploads_acknowledged_and_lost(heard: _Heard, closed: list[ClosedRound]) -> Iterator[str]:
+    receipts = {(it.plan.epoch, it.plan.round_number): it.receipts for it in closed}
+    for device_id, message in heard.acknowledged:
+        counted = receipts.get((message.epoch, message.round_number))
+        if counted is not None and message.state in ("stored", "counted"):
+            if counted.get(device_id) != message.inventory:
+                yield f"{device_id} heard {message.state} in round {message.round_number}, and was not counted"
+        elif counted is not None and message.reason == "late" and counted.get(device_id) == message.inventory:
+            yield f"{device_id} heard late in round {message.round_number}, and was counted"
+
+
+def _values_that_left(heard: _Heard) -> Iterator[str]:
+    """Hold every upload against its plan: no item of a personal layer, nothing that no inventory names."""
+    named: set[tuple[str, str]] = set()
+    for (device_id, _), summary in heard.summaries.items():
+        plan = heard.plans[summary.plan]
+        for item in summary.inventory:
+            named.add((device_id, item.digest))
+            if item.layer not in plan.shared_layers:
+                yield f"{device_id} offered its personal layer {item.layer} in round {plan.round_number}"
+        for name, layer in summary.layers.items():
+            if name in plan.personal_layers and layer.sketch and not plan.sketch_personal:
+                yield f"{device_id} sketched its personal layer {name} in round {plan.round_number}"
+    for device_id, digest in heard.values.keys() - named:
+        yield f"{device_id} sent values {digest[:12]} that are in none of its inventories"

@@ -1,0 +1,147 @@
+"""One schedule of faults on a small fleet: what happened, and what did not hold.
+
+Where all must answer, without a deadline that matters, the fleet must end with the bits of a calm run. Where a quorum is
+enough, what is counted depends on the faults; then the other invariants are what is left.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+
+from aggregator.config import AggregatorConfig, RoundSettings, SelectorSettings
+from edge_client.dataset import Dataset, Split
+from simulations.faults.invariants import broken_invariants
+from simulations.faults.schedule import disturb
+from simulations.faults.spec import FaultSpec
+from simulations.loopback.fleet import LoopbackFleet
+from simulations.loopback.numpy_program import NumpyProgram, initial_values, perceptron_manifest
+from wire.errors import FleetError
+from wire.messages import TrainingSettings
+
+__all__ = ["Trial", "run_trial"]
+
+LONGEST_S = 3 * 3600.0
+NUM_INPUTS, NUM_CLASSES, NUM_DEVICES = 4, 3, 4
+RULES: tuple[tuple[str, dict[str, Any], int], ...] = (
+    ("fedavg", {}, 4),
+    ("fedper", {"num_personal": 1}, 4),
+    ("local", {}, 3),
+    ("fedlag-paper", {"num_personal": 1, "num_warmup_rounds": 2}, 4),
+    ("fedlag-paper", {"num_personal": 1, "schedule": "every_round"}, 4),
+    ("fedlag-swap", {}, 8),
+)
+
+
+class Trial(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of one schedule.
+
+    Args:
+        seed: Repeats it.
+        selector: The rule that the fleet ran.
+        waits_for_all: Whether all had to answer; else two of four were enough after a minute.
+        num_messages: That crossed the network.
+        minutes: Of simulated time.
+        broken: A line for everything that did not hold.
+        sha256: Of all that crossed the network, in order.
+    """
+
+    seed: int
+    selector: str
+    waits_for_all: bool
+    num_messages: int
+    minutes: float
+    broken: tuple[str, ...]
+    sha256: str
+
+
+def run_trial(spec: FaultSpec, seed: int, longest_s: float = LONGEST_S) -> Trial:
+    """Run one schedule; the same seed gives the same bytes. A fleet that is not done after so long stands still."""
+    which, waits_for_all = seed % len(RULES), (seed // len(RULES)) % 3 != 0
+    fleet = _make_fleet(which, waits_for_all=waits_for_all)
+    disturb(fleet, spec, seed)
+    broken: list[str] = []
+    try:
+        fleet.run_until(lambda: len(fleet.aggregator.closed) > RULES[which][2], longest_s)
+        if waits_for_all and _outcome(fleet) != _calm_outcome(which):
+            broken.append("the fleet ended with other bits than without faults")
+    except FleetError as error:
+        broken.append(f"the fleet came to a standstill: {error}")
+    broken += broken_invariants(fleet)
+    log = fleet.network.log
+    crossed = hashlib.sha256(b"".join(b"%s %s\n" % (it.topic.encode(), it.payload) for it in log))
+    return Trial(
+        seed=seed,
+        selector=RULES[which][0],
+        waits_for_all=waits_for_all,
+        num_messages=len(log),
+        minutes=fleet.network.now_s / 60,
+        broken=tuple(broken),
+        sha256=crossed.hexdigest(),
+    )
+
+
+class _Outcome(NamedTuple):
+    """What faults must not change."""
+
+    plans: list[str]
+    counted: list[tuple[str, ...]]
+    layers: dict[str, str]
+    own: list[dict[str, bytes] | None]
+
+
+def _outcome(fleet: LoopbackFleet) -> _Outcome:
+    reports = [it.report for it in fleet.aggregator.closed]
+    return _Outcome(
+        [report.plan for report in reports],
+        [tuple(report.counted) for report in reports],
+        fleet.aggregator.state.layers,
+        [None if it.generation is None else it.generation.own for it in fleet.devices.values()],
+    )
+
+
+@functools.cache
+def _calm_outcome(which: int) -> _Outcome:
+    fleet = _make_fleet(which, waits_for_all=True)
+    fleet.run(RULES[which][2] + 1)
+    return _outcome(fleet)
+
+
+def _make_fleet(which: int, *, waits_for_all: bool) -> LoopbackFleet:
+    """Return four devices, each of which sees three classes through a sensor of its own."""
+    selector, options, num_rounds = RULES[which]
+    config = AggregatorConfig(
+        fleet="home",
+        program=Path("program"),
+        folder=Path("folder"),
+        selector=SelectorSettings(name=selector, options=options),
+        rounds=RoundSettings(
+            num_rounds=num_rounds,
+            cohort_size=NUM_DEVICES,
+            quorum=NUM_DEVICES if waits_for_all else 2,
+            gather_s=5.0,
+            duration_s=120.0 if waits_for_all else 60.0,
+        ),
+        training=TrainingSettings(learning_rate=0.1),
+    )
+    program = NumpyProgram(perceptron_manifest([NUM_INPUTS, 8, 6, NUM_CLASSES]))
+    rng = np.random.default_rng(3)
+    datasets = {f"pi-{index}": _make_dataset(rng, 30 + 5 * index) for index in range(NUM_DEVICES)}
+    return LoopbackFleet(config, program, initial_values(program.manifest, rng), datasets)
+
+
+def _make_dataset(rng: np.random.Generator, num_train: int) -> Dataset:
+    sensor, _ = np.linalg.qr(rng.normal(size=(NUM_INPUTS, NUM_INPUTS)))
+    centers = 3 * np.eye(NUM_CLASSES, NUM_INPUTS)
+
+    def split(num_examples: int) -> Split:
+        targets = rng.integers(NUM_CLASSES, size=num_examples)
+        inputs = (centers[targets] + rng.normal(0, 1, (num_examples, NUM_INPUTS))) @ sensor
+        return Split(inputs.astype(np.float32), targets.astype(np.int64))
+
+    return Dataset(split(num_train), split(30), split(30))
