@@ -9,7 +9,8 @@ from aggregator.evidence import Selector
 from aggregator.keeping.store import FleetStore
 from aggregator.planning import FleetState, build_plan
 from aggregator.program_folder import ProgramFolder
-from wire.errors import ConfigError, ModelError
+from wire.errors import ConfigError, ModelError, WireError
+from wire.tensors import decode_layer
 
 __all__ = ["go_on_from", "open_state"]
 
@@ -19,7 +20,8 @@ log = logging.getLogger(__name__)
 def open_state(config: AggregatorConfig, program: ProgramFolder, selector: Selector, store: FleetStore) -> FleetState:
     """Return the state to go on from; it is in the store when this returns.
 
-    Another model starts at round 1 of the next epoch, with its initial values. Another selector, or other options, start without
+    Another model starts at round 1 of the next epoch; its layers that the model before had, by name and shapes, go on with their
+    averages, the others with their initial values. Another selector, or other options, start without
     evidence and go on with the layers as they are. A fleet that had finished goes on if the configuration now asks for more
     rounds.
 
@@ -34,8 +36,7 @@ def open_state(config: AggregatorConfig, program: ProgramFolder, selector: Selec
             raise ConfigError(f"trained_layers names {layer!r}, which is not in the model; it has {known}")
     state = store.load_state()
     if state is None or state.plan.model_id != program.model_id:
-        epoch = 0 if state is None else state.plan.epoch + 1
-        return _first_state(config, program, selector, store, epoch)
+        return _first_state(config, program, selector, store, state)
     num_rounds = config.rounds.num_rounds
     has_more_rounds = num_rounds is None or state.plan.round_number <= num_rounds
     options = config.selector.options
@@ -85,11 +86,23 @@ def go_on_from(
 
 
 def _first_state(
-    config: AggregatorConfig, program: ProgramFolder, selector: Selector, store: FleetStore, epoch: int
+    config: AggregatorConfig,
+    program: ProgramFolder,
+    selector: Selector,
+    store: FleetStore,
+    before: FleetState | None,
 ) -> FleetState:
     selector_state, decision = selector.start({layer.name: layer.num_params for layer in program.manifest.layers})
     blobs = program.initial_layers(config.initial_values)
     layers = {name: digest for digest, (name, _) in blobs.items()}
+    if before is not None:
+        kept = {
+            name: digest for name, digest in before.layers.items() if _fits(program, name, store.layers.load(digest))
+        }
+        layers |= kept
+        log.warning(
+            "another model: %s go on with their averages, the others begin anew", ", ".join(sorted(kept)) or "no layers"
+        )
     plan = build_plan(
         config,
         program.model_id,
@@ -97,7 +110,7 @@ def _first_state(
         layers,
         decision,
         needs_personal_sketches=selector.needs_personal_sketches,
-        epoch=epoch,
+        epoch=0 if before is None else before.plan.epoch + 1,
     )
     state = FleetState(
         plan=plan,
@@ -107,5 +120,14 @@ def _first_state(
         selector_state=selector_state,
         decision=decision,
     )
-    store.save(state, {digest: data for digest, (_, data) in blobs.items()}, program.manifest)
+    new = {digest: data for digest, (name, data) in blobs.items() if layers[name] == digest}
+    store.save(state, new, program.manifest)
     return state
+
+
+def _fits(program: ProgramFolder, name: str, data: bytes) -> bool:
+    """Say whether these encoded values are of a layer that the program has, too."""
+    try:
+        return name in program.manifest.layer_names and decode_layer(data, program.manifest.layer(name)) is not None
+    except WireError:
+        return False

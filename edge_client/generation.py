@@ -56,6 +56,7 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
             device's personal layers; the others serve the next swap test, or become personal with a later plan.
         residuals: Layer -> what rounding lost in the upload, float32 little-endian; added to the next upload.
         upload: What waits for the aggregator.
+        shapes: Layer -> shapes of its parameters, so that a later model can tell whether a layer is its own, too.
     """
 
     epoch: int
@@ -65,6 +66,14 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
     own: dict[str, bytes]
     residuals: dict[str, bytes]
     upload: Upload
+    shapes: dict[str, tuple[tuple[int, ...], ...]] = {}
+
+    def layers_that_fit(self, model_id: str, manifest: ModelManifest) -> dict[str, np.ndarray]:
+        """Return the layers as trained here that a model can go on with: of another model, those of equal name and shapes."""
+        own, names = self.own_layers(), set(manifest.layer_names)
+        if self.model_id == model_id:
+            return own
+        return {name: own[name] for name in own.keys() & names if self.shapes.get(name) == manifest.layer(name).shapes}
 
     def own_layers(self) -> dict[str, np.ndarray]:
         """Return the layers as trained on this device, shape ``(num_params,)``, float32."""
@@ -146,4 +155,5 @@ def compose_generation(
         own=own,
         residuals=residuals,
         upload=Upload(summary, blobs, settings.part_bytes),
+        shapes={layer.name: layer.shapes for layer in manifest.layers},
     )

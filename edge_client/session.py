@@ -279,9 +279,9 @@ class Session:
         return [*self._upload.announce(now_s)]
 
     def _own_layers(self) -> dict[str, np.ndarray]:
-        if self._generation is None or self._generation.model_id != self._model_id:
+        if self._generation is None or self._manifest is None:
             return {}
-        return self._generation.own_layers()
+        return self._generation.layers_that_fit(self._model_id, self._manifest)
 
     def _tell_presence(self, now_s: float) -> list[Effect]:
         """Say the status though nothing has changed: the last word may have been lost, or an older one come late."""

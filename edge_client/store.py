@@ -52,23 +52,40 @@ class DeviceStore:
         self._folder = folder
         self._spare_slot = SLOTS[0]
         self._num_saved = 0
+        self._last: Generation | None = None
         _make_folder(folder)
 
     def load_generation(self) -> Generation | None:
-        """Return the newest generation that is whole, or ``None`` for a new device."""
+        """Return the newest generation that is whole, or ``None`` for a new device.
+
+        Raises:
+            StoreError: If there are generations, and none is whole; or the disk refuses.
+        """
         found = [(content, slot) for slot in SLOTS if (content := self._load_slot(self._folder / slot))]
+        if not found and any((self._folder / slot).exists() for slot in SLOTS):
+            raise StoreError(
+                f"no generation in {self._folder} is whole: this device's own layers are in {' and '.join(SLOTS)}, or lost;"
+                " bring back a copy of them, or move them away to begin as a new device"
+            )
         if not found:
             return None
         newest, newest_slot = max(found, key=lambda pair: pair[0].num_saved)
-        self._num_saved = newest.num_saved
+        self._num_saved, self._last = newest.num_saved, newest.generation
         self._spare_slot = next(slot for slot in SLOTS if slot != newest_slot)
         return newest.generation
 
     def save_generation(self, generation: Generation) -> None:
-        """Commit a generation: after this returns it survives a power cut; before, the last one does."""
+        """Commit a generation: after this returns it survives a power cut; before, the last one does.
+
+        The last one of another model stays in ``archive``, with the layers that this model has no place for.
+        """
+        if self._last is not None and self._last.model_id != generation.model_id:
+            name = f"{self._last.model_id[:12]}-{self._last.epoch}-{self._last.round_number}"
+            _make_folder(self._folder / "archive")
+            write_durably(self._folder / "archive" / name, _with_digest(_Slot(self._num_saved, self._last)))
+        self._last = generation
         self._num_saved += 1
-        body = msgspec.msgpack.encode(_Slot(self._num_saved, generation))
-        write_durably(self._folder / self._spare_slot, MAGIC + hashlib.sha256(body).digest() + body)
+        write_durably(self._folder / self._spare_slot, _with_digest(_Slot(self._num_saved, generation)))
         self._spare_slot = next(slot for slot in SLOTS if slot != self._spare_slot)
 
     def next_session(self) -> int:
@@ -139,6 +156,11 @@ class DeviceStore:
 
     def _save_session(self, state: _Session) -> None:
         write_durably(self._folder / "session.json", msgspec.json.encode(state))
+
+
+def _with_digest(slot: _Slot) -> bytes:
+    body = msgspec.msgpack.encode(slot)
+    return MAGIC + hashlib.sha256(body).digest() + body
 
 
 def _reading_error(path: Path, error: OSError) -> StoreError:

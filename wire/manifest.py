@@ -79,6 +79,11 @@ class LayerSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kind: Literal["statistics"] | UnsetType = UNSET
 
     @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """The shapes of its parameters, in their order."""
+        return tuple(parameter.shape for parameter in self.parameters)
+
+    @property
     def num_params(self) -> int:
         """Number of values in all parameters together."""
         return sum(parameter.num_values for parameter in self.parameters)

@@ -82,8 +82,7 @@ def encode_layer(spec: LayerSpec, vector: np.ndarray, dtype: Dtype = "float32", 
     """
     values = np.ascontiguousarray(vector, dtype="<f4")
     buffer = _ENCODERS[dtype](values)
-    shapes = tuple(parameter.shape for parameter in spec.parameters)
-    header = msgspec.msgpack.encode(TensorHeader(spec.name, dtype, codec, shapes, content_digest(buffer)))
+    header = msgspec.msgpack.encode(TensorHeader(spec.name, dtype, codec, spec.shapes, content_digest(buffer)))
     if codec == "zstd":
         buffer = zstandard.ZstdCompressor(level=ZSTD_LEVEL).compress(buffer)
     return struct.pack("<I", len(header)) + header + buffer
@@ -97,9 +96,8 @@ def decode_layer(data: bytes, spec: LayerSpec) -> np.ndarray:
             a value that is not finite.
     """
     header, payload = _split_header(data)
-    shapes = tuple(parameter.shape for parameter in spec.parameters)
-    if header.layer != spec.name or header.shapes != shapes:
-        raise WireError("wrong-shape", f"expected layer {spec.name} {shapes}, got {header.layer} {header.shapes}")
+    if header.layer != spec.name or header.shapes != spec.shapes:
+        raise WireError("wrong-shape", f"expected layer {spec.name} {spec.shapes}, got {header.layer} {header.shapes}")
     buffer = _decompress(payload, header.codec, _buffer_bytes(spec.num_params, header.dtype))
     if content_digest(buffer) != header.sha256:
         raise WireError("wrong-digest", f"the values of layer {spec.name} were altered on the way")

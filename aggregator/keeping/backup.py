@@ -59,10 +59,13 @@ def restore(folder: Path, fleet: str, archive: Path) -> FleetState:
         if state is None or state.plan.fleet != fleet:
             name = "no fleet" if state is None else f"the fleet {state.plan.fleet}"
             raise StoreError(f"{archive} is a backup of {name}, not of {fleet}")
+        brought_back = [state]
         if not _is_whole(folder):
             _replace_damaged(folder, backup)
+            brought_back = [version.state for version in backup.versions()]
+        digests = {digest for version in brought_back for digest in version.layers.values()}
         with closing(FleetStore(folder)) as store:
-            store.ask_to_go_back(state, {digest: backup.layers.path(digest) for digest in state.layers.values()})
+            store.ask_to_go_back(state, {digest: backup.layers.path(digest) for digest in digests})
         return state
 
 

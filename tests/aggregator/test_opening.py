@@ -18,6 +18,7 @@ from aggregator.selection import make_selector
 from wire.digest import content_digest
 from wire.errors import ConfigError, ManifestError, ModelError
 from wire.manifest import LayerSpec, ModelManifest, ParameterSpec, ProgramFile, encode_manifest
+from wire.tensors import encode_layer
 
 LAYERS = {"body": 6, "head": 3}
 
@@ -35,15 +36,15 @@ def config(tmp_path: Path) -> AggregatorConfig:
     )
 
 
-def write_program(folder: Path, model: str) -> None:
+def write_program(folder: Path, model: str, sizes: dict[str, int] = LAYERS) -> None:
     folder.mkdir(exist_ok=True)
-    layers = tuple(LayerSpec(name, (ParameterSpec(f"{name}.weight", (size,)),)) for name, size in LAYERS.items())
+    layers = tuple(LayerSpec(name, (ParameterSpec(f"{name}.weight", (size,)),)) for name, size in sizes.items())
     program = model.encode()
     (folder / "train.onnx").write_bytes(program)
     file = ProgramFile(content_digest(program), len(program))
     manifest = ModelManifest(model, layers, input_shape=(2,), num_classes=2, files={"train.onnx": file})
     (folder / "manifest.json").write_bytes(encode_manifest(manifest))
-    values = {f"{name}.weight": np.full(size, 0.5, dtype=np.float32) for name, size in LAYERS.items()}
+    values = {f"{name}.weight": np.full(size, 0.5, dtype=np.float32) for name, size in sizes.items()}
     save_file(values, folder / "initial.safetensors")
 
 
@@ -78,6 +79,26 @@ def test_another_model_starts_anew_in_a_later_epoch(config: AggregatorConfig) ->
     state = start(config)
     assert state.plan.model_id != before.plan.model_id
     assert (state.plan.epoch, state.plan.round_number) == (1, 1)
+
+
+def test_another_model_goes_on_with_the_averages_of_the_layers_that_it_has_too(config: AggregatorConfig) -> None:
+    first = start(config)
+    program = ProgramFolder(config.program)
+    averages = {
+        name: encode_layer(program.manifest.layer(name), np.full(size, 7, np.float32), codec="raw")
+        for name, size in LAYERS.items()
+    }
+    digests = {name: content_digest(data) for name, data in averages.items()}
+    trained = msgspec.structs.replace(
+        first, layers=digests, plan=msgspec.structs.replace(first.plan, round_number=9, shared_layers=digests)
+    )
+    FleetStore(config.folder).save(trained, {digests[name]: data for name, data in averages.items()}, program.manifest)
+    write_program(config.program, "second", {"body": 6, "head": 4, "nose": 2})
+    state = start(config)
+    assert state.layers["body"] == digests["body"]
+    assert state.layers["head"] != digests["head"]
+    assert sorted(state.layers) == ["body", "head", "nose"]
+    assert FleetStore(config.folder).load_state() == state
 
 
 def test_another_selector_goes_on_with_the_layers_and_without_evidence(config: AggregatorConfig) -> None:

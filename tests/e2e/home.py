@@ -20,6 +20,7 @@ from broker.embedded import EmbeddedBroker
 
 NUM_CLASSES = 10
 PATIENCE_S = 120.0
+ROOT = Path(__file__).parents[2]
 
 
 class Home:
@@ -36,14 +37,16 @@ class Home:
         self.broker = EmbeddedBroker(folder / "broker")
         self._children: list[subprocess.Popen[bytes]] = []
 
-    def fedlag(self, *arguments: object) -> subprocess.Popen[bytes]:
-        """Start ``fedlag`` with these arguments."""
+    def fedlag(self, *arguments: object, crash_at: tuple[str, int] | None = None) -> subprocess.Popen[bytes]:
+        """Start ``fedlag`` with these arguments; ``crash_at`` names a point of ``tests.e2e.crashing`` and its turn."""
+        module = ["fedlag"] if crash_at is None else ["tests.e2e.crashing", *map(str, crash_at)]
         log = (self.folder / f"{len(self._children)}.log").open("wb")
         child = subprocess.Popen(
-            [sys.executable, "-m", "fedlag", *map(str, arguments)],
+            [sys.executable, "-m", *module, *map(str, arguments)],
             stdout=subprocess.PIPE,
             stderr=log,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
+            cwd=ROOT,
         )
         log.close()
         self._children.append(child)

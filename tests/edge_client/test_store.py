@@ -113,9 +113,56 @@ def test_a_damaged_generation_falls_back_to_the_one_before_and_the_log_says_so(
 def test_a_generation_of_another_format_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     body = msgspec.msgpack.encode({"epoch": 1})
     digest = bytes.fromhex(content_digest(body))
-    (tmp_path / SLOTS[0]).write_bytes(MAGIC + digest + body)
-    assert DeviceStore(tmp_path).load_generation() is None
+    DeviceStore(tmp_path).save_generation(generation(1))
+    (tmp_path / SLOTS[1]).write_bytes(MAGIC + digest + body)
+    assert DeviceStore(tmp_path).load_generation() == generation(1)
     assert "unknown format" in caplog.text
+
+
+@pytest.mark.parametrize("num_saved", [1, 2])
+def test_a_device_of_which_every_generation_is_damaged_never_begins_anew_by_itself(
+    tmp_path: Path, num_saved: int
+) -> None:
+    store = DeviceStore(tmp_path)
+    for number in range(num_saved):
+        store.save_generation(generation(number + 1))
+    for slot in SLOTS[:num_saved]:
+        (tmp_path / slot).write_bytes(b"rubbish")
+    with pytest.raises(StoreError, match="move them away to begin as a new device"):
+        DeviceStore(tmp_path).load_generation()
+    for slot in SLOTS[:num_saved]:
+        (tmp_path / slot).unlink()
+    assert DeviceStore(tmp_path).load_generation() is None
+
+
+def test_the_last_generation_of_another_model_is_archived_once(tmp_path: Path) -> None:
+    store = DeviceStore(tmp_path)
+    for number in (1, 2):
+        store.save_generation(generation(number))
+    again = DeviceStore(tmp_path)
+    again.load_generation()
+    for number in (3, 4):
+        again.save_generation(msgspec.structs.replace(generation(number), model_id="e" * 64))
+    (archived,) = (tmp_path / "archive").iterdir()
+    assert archived.name == f"{generation(2).model_id[:12]}-{generation(2).epoch}-2"
+    slot = tmp_path / "restored"
+    slot.mkdir()
+    archived.rename(slot / SLOTS[0])  # it is a generation like any other
+    assert DeviceStore(slot).load_generation() == generation(2)
+
+
+def test_a_layer_of_equal_name_and_shapes_is_the_devices_own_in_another_model_too() -> None:
+    kept = msgspec.structs.replace(
+        generation(1),
+        own={name: bytes(8) for name in ("fc1", "fc2", "gone")},
+        shapes=dict.fromkeys(("fc1", "gone"), ((2,),)),
+    )
+    layers = (MANIFEST.layer("fc1"), LayerSpec("fc2", (ParameterSpec("fc2.weight", (2,)),)))
+    other = msgspec.structs.replace(MANIFEST, layers=layers)
+    assert list(kept.layers_that_fit("e" * 64, other)) == ["fc1"]
+    assert sorted(kept.layers_that_fit(kept.model_id, other)) == ["fc1", "fc2", "gone"]
+    turned = msgspec.structs.replace(MANIFEST, layers=(LayerSpec("fc1", (ParameterSpec("fc1.weight", (1, 2)),)),))
+    assert kept.layers_that_fit("e" * 64, turned) == {}
 
 
 def test_what_a_crash_left_unfinished_is_not_read(tmp_path: Path) -> None:
