@@ -29,11 +29,9 @@ def back_up(folder: Path, archive: Path) -> FleetState:
     Raises:
         StoreError: If there is no whole version, or the disk refuses.
     """
-    if not (folder / DATABASE).exists():
-        raise StoreError(f"{folder} holds no fleet yet: there is nothing to back up")
     if not archive.absolute().parent.is_dir():
         raise StoreError(f"cannot write {archive}: there is no folder {archive.absolute().parent}")
-    with closing(FleetStore(folder)) as store, tempfile.TemporaryDirectory(dir=folder) as place:
+    with closing(FleetStore.existing(folder)) as store, tempfile.TemporaryDirectory(dir=folder) as place:
         for _ in range(SNAPSHOTS):  # a layer may be pruned between the copy of the database and its own
             with suppress(FileNotFoundError):
                 return _write(store, Path(place), archive)

@@ -154,7 +154,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _open(config: Path) -> FleetStore:
-    return FleetStore(load_settings(config, AggregatorConfig).folder)
+    return FleetStore.existing(load_settings(config, AggregatorConfig).folder)
 
 
 def _change(store: FleetStore, before: str, after: str) -> float:

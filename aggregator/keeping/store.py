@@ -19,6 +19,7 @@ import msgspec
 
 from aggregator.keeping.database import Database
 from aggregator.keeping.layer_files import LayerFiles
+from aggregator.keeping.records import add_round
 from aggregator.keeping.round_log import RoundLog
 from aggregator.planning import FleetState
 from aggregator.round_report import ClosedRound, RoundReport
@@ -76,6 +77,17 @@ class FleetStore:
         """
         self._lock = claim_folder(self._folder)
 
+    @classmethod
+    def existing(cls, folder: Path) -> FleetStore:
+        """Return the store of a folder in which there is one.
+
+        Raises:
+            StoreError: If there is none.
+        """
+        if not (folder / "fleet.sqlite").exists():
+            raise StoreError(f"{folder} holds no fleet yet; its aggregator makes one when it starts")
+        return cls(folder)
+
     def close(self) -> None:
         """Close the database, and let another aggregator have the folder."""
         self._database.close()
@@ -126,7 +138,7 @@ class FleetStore:
         with self._database.transaction() as changes:
             _add_version(changes, state)
             if closed is not None:
-                _add_round(changes, closed)
+                add_round(changes, closed)
             self._prune(changes)
         with self._database.transaction():  # nobody brings back a version meanwhile
             self.layers.prune(self._named())
@@ -172,7 +184,10 @@ class FleetStore:
         with self._database.transaction() as changes:
             ((body,),) = changes.execute("SELECT state FROM requests ORDER BY id DESC LIMIT 1").fetchall()
             changes.execute("DELETE FROM requests")
-        return _decode(body)
+        state = _decode(body)
+        if state is None:
+            log.warning("a request to go back to an earlier version cannot be read; ask again")
+        return state
 
     def copy_database(self, path: Path) -> None:
         """Write the database as it is now to another file, while the aggregator may write."""
@@ -247,33 +262,6 @@ def claim_folder(folder: Path) -> IO[str]:
         lock.close()
         raise StoreError(f"another aggregator uses {folder}; stop it, or choose another `folder`") from error
     return lock
-
-
-def _add_round(changes: sqlite3.Connection, closed: ClosedRound) -> None:
-    """Keep a closed round: its report, its receipts, and what each device did."""
-    report = closed.report
-    place = (report.epoch, report.round_number)
-    changes.execute(
-        "INSERT OR REPLACE INTO rounds (epoch, round_number, plan, report) VALUES (?, ?, ?, ?)",
-        (*place, msgspec.json.encode(closed.plan).decode(), msgspec.json.encode(report).decode()),
-    )
-    changes.executemany(
-        "INSERT OR REPLACE INTO receipts VALUES (?, ?, ?, ?)",
-        [(*place, *receipt) for receipt in closed.receipts.items()],
-    )
-    known = [(device_id,) for device_id in {*report.counted, *report.refused, *report.dropouts}]
-    changes.executemany("INSERT OR IGNORE INTO devices (device_id) VALUES (?)", known)
-    changes.executemany(
-        "UPDATE devices SET counted = counted + 1, last_counted_at = datetime('now') WHERE device_id = ?",
-        [(device_id,) for device_id in report.counted],
-    )
-    changes.executemany(
-        "UPDATE devices SET refused = refused + 1, last_refusal = ? WHERE device_id = ?",
-        [(reason, device_id) for device_id, reason in report.refused.items()],
-    )
-    changes.executemany(
-        "UPDATE devices SET missed = missed + 1 WHERE device_id = ?", [(device_id,) for device_id in report.dropouts]
-    )
 
 
 def _add_version(changes: sqlite3.Connection, state: FleetState) -> None:

@@ -121,7 +121,7 @@ def test_a_backup_of_another_fleet_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_fleet_and_a_place_that_is_not_there_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="nothing to back up"):
+    with pytest.raises(StoreError, match="holds no fleet yet"):
         back_up(tmp_path, tmp_path / "fleet.tar")
     fill(tmp_path / "fleet", 1)
     with pytest.raises(StoreError, match="there is no folder"):

@@ -182,6 +182,14 @@ def test_a_folder_of_before_there_was_a_database_is_refused(tmp_path: Path) -> N
         FleetStore(tmp_path)
 
 
+def test_a_version_that_is_not_kept_is_refused_with_those_that_are(tmp_path: Path) -> None:
+    store = FleetStore(tmp_path)
+    states = [save(store, number) for number in (1, 2)]
+    assert [store.version(name) for name in ("latest", "0-1")] == [states[1], states[0]]
+    with pytest.raises(StoreError, match=r"version 3-14 is not kept in .*; these are: 0-2, 0-1"):
+        store.version("3-14")
+
+
 def test_the_last_ten_versions_every_hundredth_and_the_layers_that_they_name_stay(tmp_path: Path) -> None:
     store = FleetStore(tmp_path)
     for number in range(90, 90 + 2 * NUM_VERSIONS + 1):

@@ -88,9 +88,22 @@ def test_versions_are_listed_compared_rolled_back_backed_up_and_restored_while_t
     )
 
 
-def test_a_version_that_is_not_kept_is_refused_with_those_that_are(home: Home) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("model", "list"), "holds no fleet yet"),
+        (("model", "rollback", "3-14"), "holds no fleet yet"),
+        (("backup", "fleet.tar"), "holds no fleet yet"),
+        (("restore", "fleet.tar"), "cannot read the backup"),
+    ],
+)
+def test_without_a_fleet_or_a_backup_people_are_told(home: Home, arguments: tuple[str, ...], says: str) -> None:
     config = home.aggregator("fedavg", num_devices=1, num_rounds=1)
-    command = [sys.executable, "-m", "fedlag", "model", "rollback", str(config), "3-14"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    verb = arguments[: 2 if arguments[0] == "model" else 1]
+    words = [*verb, str(config), *arguments[len(verb) :]]
+    done = subprocess.run(
+        [sys.executable, "-m", "fedlag", *words], capture_output=True, text=True, check=False, cwd=home.folder
+    )
     assert done.returncode == 7
-    assert done.stderr.startswith("fedlag model: version 3-14 is not kept")
+    assert done.stderr.startswith(f"fedlag {arguments[0]}: ")
+    assert says in done.stderr
