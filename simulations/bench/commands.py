@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from simulations.bench.conflict import ConflictRow, bench_conflict
+from simulations.bench.round_logs import bench_log
 from simulations.bench.simulating import CPU, Order, Run
 from simulations.bench.step_models import STEP_MODELS
 from simulations.bench.stepping import bench_steps
@@ -41,6 +42,15 @@ CONFLICT = {
     "cpu_ms": "CPU ms",
     "ratio_to_sgemm": "sgemm/this",
     "extra_memory_mb": "extra MiB",
+}
+LOGS = {
+    "devices": "devices",
+    "params": "parameters",
+    "ms_per_upload": "ms/upload",
+    "ratio_to_sqlite": "SQLite/this",
+    "replay_s": "replay s",
+    "average_s": "average s",
+    "resident_mb": "resident MB",
 }
 STEPS = {
     "model": "",
@@ -112,6 +122,18 @@ def step(
         with console.status(name):
             rows += [msgspec.to_builtins(row) for row in bench_steps(name, batch, steps)]
     _show(rows, STEPS, form)
+
+
+@app.command("log")
+def round_log(
+    devices: Annotated[int, typer.Option(min=1, help="Devices in the cohort.")] = 2000,
+    params: Annotated[int, typer.Option(min=1, help="Parameters that each uploads.")] = 262_144,
+    form: Form = "table",
+) -> None:
+    """Time how an aggregator makes uploads durable, reads them again and averages them; they need room on the disk."""
+    with console.status(f"{devices} uploads of {4e-6 * params:.1f} MB"):
+        row = bench_log(devices, params)
+    _show([msgspec.to_builtins(row)], LOGS, form)
 
 
 @app.command()
