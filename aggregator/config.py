@@ -11,7 +11,7 @@ from msgspec import Meta
 from wire.messages import DeviceId, TrainingSettings
 from wire.mqtt import BrokerAddress
 
-__all__ = ["AggregatorConfig", "RoundSettings", "Schedule", "SelectorSettings", "check_optimizer"]
+__all__ = ["AggregatorConfig", "AveragingSettings", "RoundSettings", "Schedule", "SelectorSettings", "check_optimizer"]
 
 Positive = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 Seconds = Annotated[float, Meta(gt=0, le=30 * 24 * 3600)]
@@ -65,6 +65,20 @@ class RoundSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
             raise ValueError(f"a warm-up of {self.warmup_rounds} rounds leaves none of {self.num_rounds}: shorten it")
 
 
+class AveragingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How uploads become averages (``aggregator.robust``).
+
+    Args:
+        method: ``mean`` by numbers of examples; against hostile or broken devices ``median``, ``trimmed-mean`` or ``multi-krum``.
+        malicious_share: The share of devices that a trimmed mean drops at each end, and multi-Krum leaves out.
+        clip_norm: Updates longer than so many times the cohort's median are scaled down to it first; absent: none is.
+    """
+
+    method: Literal["mean", "median", "trimmed-mean", "multi-krum"] = "mean"
+    malicious_share: Annotated[float, Meta(ge=0, lt=0.5)] = 0.2
+    clip_norm: Annotated[float, Meta(gt=0)] | None = None
+
+
 class AggregatorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What the aggregator must be told.
 
@@ -76,6 +90,7 @@ class AggregatorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
         broker: Where the broker is.
         selector: Which rule chooses the personal layers.
         rounds: How rounds run.
+        averaging: How their uploads become averages.
         training: How devices train.
     """
 
@@ -86,6 +101,7 @@ class AggregatorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     broker: BrokerAddress = BrokerAddress()
     selector: SelectorSettings = SelectorSettings()
     rounds: RoundSettings = RoundSettings()
+    averaging: AveragingSettings = AveragingSettings()
     training: TrainingSettings = TrainingSettings()
 
     def __post_init__(self) -> None:

@@ -7,7 +7,6 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 
-from aggregator.averaging import weighted_average
 from aggregator.config import AggregatorConfig
 from aggregator.effects import AskCohort, Checkpoint, CloseRound, CommitUpload, Effect, Finished, LogLayer
 from aggregator.fleet import Fleet
@@ -17,6 +16,7 @@ from aggregator.opening import go_on_from, open_state
 from aggregator.program_folder import ProgramFolder
 from aggregator.publication import Publication
 from aggregator.receipts import Receipts
+from aggregator.robust import average_round
 from aggregator.round import Interrupted
 from aggregator.round_report import RoundReport
 from aggregator.selection import make_selector
@@ -176,7 +176,10 @@ class Server:
 
     async def _close_round(self, effect: CloseRound) -> None:
         devices = tuple(effect.weights)
-        averages = {layer: weighted_average(self._log.rows(layer, devices), effect.weights) for layer in effect.layers}
+        rows = {layer: self._log.rows(layer, devices) for layer in effect.layers}
+        digests = self._fleet.state.plan.shared_layers
+        start = {layer: self._store.layers.vector(digests[layer]) for layer in effect.layers}
+        averages = average_round(self._config.averaging, rows, start, effect.weights)
         await self._perform(self._fleet.close_round(averages, time.monotonic()))
 
 

@@ -14,7 +14,9 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, track
 from rich.progress import Progress as Bars
+from rich.table import Table
 
+from simulations.faults.attacks import ATTACKS, DEFENSES, run_attack
 from simulations.faults.spec import parse_spec
 from simulations.faults.trial import run_trial
 from simulations.study.conduct import Progress, conduct_study, default_jobs
@@ -128,6 +130,22 @@ def fleet(
     if broken:
         repeat = f"fedlag simulate fleet --faults {faults} --schedules 1 --seed {broken[0]}"
         raise FleetError(f"something did not hold in {len(broken)} of {schedules} schedules; the first again: {repeat}")
+
+
+@app.command()
+def attacks(seeds: Annotated[int, typer.Option(min=1, help="Fleets for each pair.")] = 5, form: Form = "table") -> None:
+    """Let two devices of ten send reversed, scaled or random updates, and show what each way of averaging is worth."""
+    pairs = [(defense, attack) for defense in DEFENSES for attack in ATTACKS]
+    rows = [run_attack(*pair, seeds) for pair in track(pairs, "fleets", console=console)]
+    if form == "json":
+        sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(rows), indent=2) + b"\n")
+        return
+    table = Table("averaging", *ATTACKS, box=None)
+    for defense in DEFENSES:
+        table.add_row(
+            defense, *(f"{it.accuracy:.1%} ± {it.standard_error:.1%}" for it in rows if it.defense == defense)
+        )
+    Console().print(table)
 
 
 def main(arguments: list[str]) -> None:

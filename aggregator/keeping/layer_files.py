@@ -71,11 +71,15 @@ class LayerFiles:
             raise StoreError(f"{self.path(digest)} was altered: its content does not match its name")
         return data
 
+    def vector(self, digest: str) -> np.ndarray:
+        """Return the values of the layer of this digest, shape ``(num_params,)``, float32."""
+        spec, _ = self._read(digest)
+        return decode_layer(self.load(digest), spec)
+
     def parameters(self, digest: str) -> dict[str, np.ndarray]:
         """Return name -> value of the parameters of the layer of this digest, float32."""
-        data = self.load(digest)
         spec, _ = self._read(digest)
-        return unflatten_layer(spec, decode_layer(data, spec))
+        return unflatten_layer(spec, self.vector(digest))
 
     def prune(self, kept: Collection[str]) -> None:
         """Remove all but these."""

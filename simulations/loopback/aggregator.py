@@ -11,13 +11,13 @@ from functools import partial
 import msgspec
 import numpy as np
 
-from aggregator.averaging import weighted_average
 from aggregator.config import AggregatorConfig
 from aggregator.effects import AskCohort, Checkpoint, CloseRound, CommitUpload, Effect, Finished, LogLayer
 from aggregator.fleet import Fleet
 from aggregator.planning import FleetState, build_plan
 from aggregator.publication import Publication
 from aggregator.receipts import Receipts
+from aggregator.robust import average_round
 from aggregator.round import Interrupted
 from aggregator.round_report import ClosedRound, RoundReport
 from aggregator.selection import Selector, make_selector
@@ -238,5 +238,6 @@ class LoopbackAggregator(Powered):
 
     def _close_round(self, effect: CloseRound) -> None:
         rows = {name: {device: self.committed[device][name] for device in effect.weights} for name in effect.layers}
-        averages = {name: weighted_average(rows[name], effect.weights) for name in effect.layers}
+        start = {name: self.published_layer(name, self.state.plan.shared_layers[name]) for name in effect.layers}
+        averages = average_round(self._config.averaging, rows, start, effect.weights)
         self._perform(self.fleet.close_round(averages, self._network.now_s))

@@ -16,7 +16,7 @@ from edge_client.fetching import Subscribe, Unsubscribe
 from edge_client.generation import Generation, Traffic, compose_generation
 from edge_client.program import TrainingProgram
 from edge_client.session import Effect, LoadProgram, Session, Train
-from edge_client.training import run_round
+from edge_client.training import RoundOutcome, RoundWork, run_round
 from simulations.loopback.network import Loopback
 from simulations.loopback.power import Powered
 from wire.errors import ModelError, WireError
@@ -62,6 +62,7 @@ class LoopbackDevice(Powered):
         self.device_id = device_id
         self.refused: Counter[str] = Counter()
         self.train_s = train_s
+        self.tamper: Callable[[RoundWork, RoundOutcome], RoundOutcome] | None = None
         self._network = network
         self._fleet = fleet
         self._program = program
@@ -174,6 +175,8 @@ class LoopbackDevice(Powered):
         if not outcome.is_finite:
             self._perform(session.give_up(f"training diverged in round {effect.work.plan.round_number}"))
             return
+        if self.tamper is not None:
+            outcome = self.tamper(effect.work, outcome)
         num_examples = len(self._data.train.targets)
         generation = compose_generation(
             self._program.manifest, effect.work, outcome, effect.previous, num_examples, Traffic()

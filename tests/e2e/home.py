@@ -72,7 +72,9 @@ class Home:
         )
         return path
 
-    def aggregator(self, selector: str, *, num_devices: int, num_rounds: int, name: str = "aggregator") -> Path:
+    def aggregator(
+        self, selector: str, *, num_devices: int, num_rounds: int, name: str = "aggregator", averaging: str = ""
+    ) -> Path:
         """Write the aggregator's configuration: everybody is asked, everybody must answer."""
         path = self.folder / f"{name}.toml"
         path.write_text(
@@ -80,7 +82,7 @@ class Home:
             f"[broker]\nport = {self.broker.port}\n"
             f'[selector]\nname = "{selector}"\n'
             f"[rounds]\nnum_rounds = {num_rounds}\ncohort_size = {num_devices}\nquorum = {num_devices}\n"
-            f"sketch_width = 256\n[training]\nlearning_rate = 0.05\n"
+            f"sketch_width = 256\n[averaging]\n{averaging}\n[training]\nlearning_rate = 0.05\n"
         )
         return path
 

@@ -20,7 +20,7 @@ import pytest
 from onnxruntime import InferenceSession
 from safetensors.numpy import load_file
 
-from aggregator.config import AggregatorConfig, RoundSettings
+from aggregator.config import AggregatorConfig, AveragingSettings, RoundSettings
 from aggregator.keeping.store import FleetStore
 from broker.embedded import free_port
 from edge_client.config import EdgeConfig
@@ -106,6 +106,7 @@ def test_the_configurations_in_the_documentation_are_whole_and_current(tmp_path:
     assert set(tomllib.loads(device)) == set(EdgeConfig.__struct_fields__)
     assert set(explained) == set(AggregatorConfig.__struct_fields__)
     assert set(explained["rounds"]) == set(RoundSettings.__struct_fields__)
+    assert set(explained["averaging"]) == set(AveragingSettings.__struct_fields__)
     assert set(explained["training"]) == set(TrainingSettings.__struct_fields__) - {"seed"}
     defaults = {name: value for name, value in msgspec.to_builtins(TrainingSettings()).items() if name != "seed"}
     unset = {"optimizer": "sgd", "nesterov": False, "weight_decay": 0.0, "proximal": 0.0, "trained_layers": []}

@@ -14,10 +14,9 @@ pytestmark = pytest.mark.slow
 NUM_ROUNDS = 6
 
 
-def run_fleet(home: Home, selector: str, devices: list[str], *, name: str = "aggregator") -> int:
-    server = home.fedlag(
-        "aggregator", "run", home.aggregator(selector, num_devices=3, num_rounds=NUM_ROUNDS, name=name)
-    )
+def run_fleet(home: Home, selector: str, devices: list[str], *, name: str = "aggregator", averaging: str = "") -> int:
+    config = home.aggregator(selector, num_devices=3, num_rounds=NUM_ROUNDS, name=name, averaging=averaging)
+    server = home.fedlag("aggregator", "run", config)
     edges = [home.fedlag("edge", "run", home.folder / f"{device}.toml") for device in devices]
     code = home.end(server)
     assert [home.end(edge, signal.SIGTERM) for edge in edges] == [0] * len(edges), home.logs()
@@ -56,16 +55,17 @@ def test_devices_that_disagree_on_labels_keep_their_conflicting_layers(home: Hom
     assert all(count > 0 for count in bytes_up[3:])
 
 
-def test_the_order_of_arrival_changes_no_bit_of_the_averages(home: Home) -> None:
+@pytest.mark.parametrize("averaging", ["", 'method = "median"\nclip_norm = 1.0'])
+def test_the_order_of_arrival_changes_no_bit_of_the_averages(home: Home, averaging: str) -> None:
     names = ["kitchen", "attic", "cellar"]
     for index, name in enumerate(names):
         home.device(name, seed=index)
-    assert run_fleet(home, "fedavg", names, name="first") == 0, home.logs()
+    assert run_fleet(home, "fedavg", names, name="first", averaging=averaging) == 0, home.logs()
     for name in names:  # new devices of the same names, started in another order
         (home.folder / name).rename(home.folder / f"{name}-before")
     home.broker.stop()
     home.broker.start()
-    assert run_fleet(home, "fedavg", names[::-1], name="second") == 0, home.logs()
+    assert run_fleet(home, "fedavg", names[::-1], name="second", averaging=averaging) == 0, home.logs()
     assert final_layers(home, "first") == final_layers(home, "second")
 
 

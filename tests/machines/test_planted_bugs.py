@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import aggregator.fleet
+import aggregator.robust
 import simulations.faults.trial
 import simulations.loopback.aggregator
 import simulations.loopback.device
@@ -79,7 +80,7 @@ def test_an_average_in_the_order_of_arrival(monkeypatch: pytest.MonkeyPatch) -> 
     def stored(self: Round) -> dict[str, Summary]:
         return {name: answer.summary for name, answer in self._answers.items() if answer.is_stored}
 
-    monkeypatch.setattr(simulations.loopback.aggregator, "weighted_average", average)
+    monkeypatch.setattr(aggregator.robust, "weighted_average", average)
     monkeypatch.setattr(Round, "stored", property(stored))
     assert "is not the average of what was counted" in " ".join(first_broken().broken)
 
