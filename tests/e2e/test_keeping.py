@@ -36,7 +36,7 @@ def versions(config: Path) -> list[dict[str, Any]]:
 
 
 def recent(config: Path) -> str:
-    """Return a version that is not the newest; the fleet is fast, and ten are kept."""
+    """Return a version that is not the newest."""
     return str(versions(config)[1]["version"])
 
 
@@ -56,6 +56,7 @@ def test_versions_are_listed_compared_rolled_back_backed_up_and_restored_while_t
     edges = [home.fedlag("edge", "run", home.folder / f"{name}.toml") for name in NAMES]
     archive = home.folder / "fleet.tar"
     home.wait_for_rounds(3)
+    edges[0].send_signal(signal.SIGSTOP)  # the fleet is fast and ten versions stay: none closes now
     fedlag("backup", config, archive)
     assert set(versions(config)[0]["layers"]) == {"fc1", "head"}
     fedlag("model", "pull", config, recent(config), "--output", home.folder / "pulled.safetensors")
@@ -66,6 +67,7 @@ def test_versions_are_listed_compared_rolled_back_backed_up_and_restored_while_t
     assert all(row["change"] > 0 for row in changes)
 
     fedlag("model", "rollback", config, recent(config))
+    edges[0].send_signal(signal.SIGCONT)
     wait_for_epoch(home, 1, 2)
     fedlag("restore", config, archive)
     wait_for_epoch(home, 2, 2)
