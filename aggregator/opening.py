@@ -23,7 +23,7 @@ def open_state(config: AggregatorConfig, program: ProgramFolder, selector: Selec
     Another model starts at round 1 of the next epoch; its layers that the model before had, by name and shapes, go on with their
     averages, the others with their initial values. Another selector, or other options, start without
     evidence and go on with the layers as they are. A fleet that had finished goes on if the configuration now asks for more
-    rounds.
+    rounds, or if it was asked to go back.
 
     Raises:
         ConfigError: If the selector, or what shall be trained, does not fit the model.
@@ -35,6 +35,12 @@ def open_state(config: AggregatorConfig, program: ProgramFolder, selector: Selec
             known = ", ".join(program.manifest.layer_names)
             raise ConfigError(f"trained_layers names {layer!r}, which is not in the model; it has {known}")
     state = store.load_state()
+    request = store.request()
+    if state is not None and request is not None and request.state.plan.model_id == program.model_id:
+        state = go_on_from(config, program, selector, request.state, state.plan.epoch + 1)
+        store.save(state, {}, program.manifest)
+        store.forget_request(request)
+        return state
     if state is None or state.plan.model_id != program.model_id:
         return _first_state(config, program, selector, store, state)
     num_rounds = config.rounds.num_rounds

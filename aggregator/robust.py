@@ -12,7 +12,7 @@ Rows are read from the round log a block of columns at a time. All run over the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
@@ -29,16 +29,18 @@ Layers = Mapping[str, Mapping[str, Row]]
 
 
 def average_round(
-    settings: AveragingSettings, rows: Layers, start: Mapping[str, np.ndarray], weights: Mapping[str, float]
+    settings: AveragingSettings, rows: Layers, start_of: Callable[[str], np.ndarray], weights: Mapping[str, float]
 ) -> dict[str, np.ndarray]:
     """Return layer -> average, shape ``(num_params,)``, float32.
 
     Args:
         settings: How.
         rows: Layer -> device -> its values, shape ``(num_params,)``, float32, finite; the same devices in each.
-        start: Layer -> what the devices began with, float32, shape ``(num_params,)``.
+        start_of: From a layer to what the devices began with, float32, shape ``(num_params,)``; asked where updates count.
         weights: Device -> its weight; a median and a trimmed mean take all devices alike, for a weight is only claimed.
     """
+    compares_updates = settings.clip_norm is not None or settings.method == "multi-krum"
+    start = {name: start_of(name) for name in rows} if compares_updates else {}
     if settings.clip_norm is not None and rows:
         rows = _clip(rows, start, settings.clip_norm)
     match settings.method:

@@ -134,18 +134,19 @@ class Server:
                     log.info("%s", waiting_for)
 
     async def _go_back_if_asked(self) -> None:
-        version = self._store.take_request()
-        if version is None:
+        request = self._store.request()
+        if request is None:
             return
         epoch = self._fleet.state.plan.epoch + 1
         try:
-            state = go_on_from(self._config, self._program, self._selector, version, epoch)
+            state = go_on_from(self._config, self._program, self._selector, request.state, epoch)
             layers = {digest: self._store.layers.load(digest) for digest in state.layers.values()}
         except (ModelError, StoreError) as error:
-            log.warning("cannot go back to version %s: %s", version.name, error)
-            return
-        log.warning("going on from version %s, as epoch %s; the open round is given up", version.name, epoch)
-        await self._perform(self._fleet.go_on_from(state, layers))
+            log.warning("cannot go back to version %s: %s", request.state.name, error)
+        else:
+            log.warning("going on from version %s, as epoch %s; the open round is given up", request.state.name, epoch)
+            await self._perform(self._fleet.go_on_from(state, layers))
+        self._store.forget_request(request)
 
     async def _perform(self, effects: Iterable[Effect]) -> None:
         for effect in effects:
@@ -178,8 +179,9 @@ class Server:
         devices = tuple(effect.weights)
         rows = {layer: self._log.rows(layer, devices) for layer in effect.layers}
         digests = self._fleet.state.plan.shared_layers
-        start = {layer: self._store.layers.vector(digests[layer]) for layer in effect.layers}
-        averages = average_round(self._config.averaging, rows, start, effect.weights)
+        averages = average_round(
+            self._config.averaging, rows, lambda layer: self._store.layers.vector(digests[layer]), effect.weights
+        )
         await self._perform(self._fleet.close_round(averages, time.monotonic()))
 
 

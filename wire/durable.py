@@ -8,7 +8,7 @@ from pathlib import Path
 
 from wire.errors import StoreError
 
-__all__ = ["UNFINISHED", "storage_error", "write_durably"]
+__all__ = ["UNFINISHED", "storage_error", "sync_folder", "write_durably"]
 
 UNFINISHED = ".writing"
 """The suffix of a file that is not whole yet; a crash may leave one behind."""
@@ -27,15 +27,24 @@ def write_durably(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(path.parent)
     except OSError as error:
         with suppress(OSError):  # a full disk needs the room
             temporary.unlink(missing_ok=True)
         raise storage_error(path, error) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Return when the names of the files in a folder survive a power cut.
+
+    Raises:
+        OSError: If the disk refuses.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def storage_error(path: Path, error: OSError) -> StoreError:

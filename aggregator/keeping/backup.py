@@ -63,7 +63,7 @@ def restore(folder: Path, fleet: str, archive: Path) -> FleetState:
             brought_back = [version.state for version in backup.versions()]
         digests = {digest for version in brought_back for digest in version.layers.values()}
         with closing(FleetStore(folder)) as store:
-            store.ask_to_go_back(state, {digest: backup.layers.path(digest) for digest in digests})
+            store.ask_to_go_back(state, backup.layers, digests)
         return state
 
 

@@ -124,7 +124,7 @@ def rollback(config: Config, version: Name) -> None:
     """Go back to a version, its personal layers and its evidence; devices keep their own layers."""
     with closing(_open(config)) as store:
         state = store.version(version)
-        store.ask_to_go_back(state, {})
+        store.ask_to_go_back(state)
     _say_where_it_goes_on(state)
 
 

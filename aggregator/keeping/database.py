@@ -13,7 +13,7 @@ from pathlib import Path
 
 from wire.errors import StoreError
 
-__all__ = ["MIGRATIONS", "Database"]
+__all__ = ["MIGRATIONS", "Database", "whole_or_nothing"]
 
 MIGRATIONS = (
     """
@@ -42,6 +42,18 @@ MIGRATIONS = (
     """,
 )
 """What leads from each version of the schema to the next; ``PRAGMA user_version`` counts them. Never changed, only added to."""
+
+
+@contextmanager
+def whole_or_nothing(connection: sqlite3.Connection) -> Iterator[None]:
+    """Commit all that is done within, or nothing, on a connection in autocommit mode."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
 
 
 class Database:
@@ -74,14 +86,8 @@ class Database:
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """Commit all that is done within, or nothing."""
-        with self._explained():
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._connection
-            except BaseException:
-                self._connection.execute("ROLLBACK")
-                raise
-            self._connection.execute("COMMIT")
+        with self._explained(), whole_or_nothing(self._connection):
+            yield self._connection
 
     def copy_to(self, path: Path) -> None:
         """Write the database as it is now to another file, while others may write."""
@@ -93,8 +99,10 @@ class Database:
         self._connection.close()
 
     def _migrate(self) -> None:
-        with self.transaction() as changes:
-            (version,) = changes.execute("PRAGMA user_version").fetchone()
+        if self._version() == len(MIGRATIONS):
+            return  # without a write: people look at a fleet while its disk is full
+        with self.transaction() as changes:  # somebody else may have done it meanwhile
+            version = self._version()
             if version > len(MIGRATIONS):
                 raise StoreError(
                     f"{self._path} was written by a later version of fedlag (schema {version}, this one knows"
@@ -103,6 +111,9 @@ class Database:
             for statement in ";".join(MIGRATIONS[version:]).split(";"):
                 changes.execute(statement)
             changes.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+
+    def _version(self) -> int:
+        return int(self._connection.execute("PRAGMA user_version").fetchone()[0])
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

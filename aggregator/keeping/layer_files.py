@@ -54,38 +54,38 @@ class LayerFiles:
         }
         write_durably(self.path(content_digest(data)), save(params, {SPEC: msgspec.json.encode(spec).decode()}))
 
-    def bring_back(self, digest: str, path: Path) -> None:
-        """Copy a layer's file from elsewhere, and check that it is the layer of this digest."""
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise StoreError(f"cannot read {path}: {error.strerror}") from error
-        write_durably(self.path(digest), data)
-        self.load(digest)
+    def bring_back(self, other: LayerFiles, digests: Collection[str]) -> None:
+        """Copy the layers of these digests from another folder, once all of them are known to be whole."""
+        layers = [other._checked(digest) for digest in digests]
+        for spec, _, data in layers:
+            self.save(spec, data)
 
     def load(self, digest: str) -> bytes:
         """Return the layer of this digest as ``encode_layer`` wrote it, float32 and raw."""
-        spec, values = self._read(digest)
-        data = encode_layer(spec, values, codec="raw")
-        if content_digest(data) != digest:
-            raise StoreError(f"{self.path(digest)} was altered: its content does not match its name")
-        return data
+        return self._checked(digest)[2]
 
     def vector(self, digest: str) -> np.ndarray:
         """Return the values of the layer of this digest, shape ``(num_params,)``, float32."""
-        spec, _ = self._read(digest)
-        return decode_layer(self.load(digest), spec)
+        return self._checked(digest)[1]
 
     def parameters(self, digest: str) -> dict[str, np.ndarray]:
         """Return name -> value of the parameters of the layer of this digest, float32."""
-        spec, _ = self._read(digest)
-        return unflatten_layer(spec, self.vector(digest))
+        spec, values, _ = self._checked(digest)
+        return unflatten_layer(spec, values)
 
     def prune(self, kept: Collection[str]) -> None:
         """Remove all but these."""
         for path in self._folder.iterdir():
             if path.name.removesuffix(SUFFIX) not in kept:
                 path.unlink(missing_ok=True)
+
+    def _checked(self, digest: str) -> tuple[LayerSpec, np.ndarray, bytes]:
+        """Return a layer, its values and its encoding, which has this digest."""
+        spec, values = self._read(digest)
+        data = encode_layer(spec, values, codec="raw")
+        if content_digest(data) != digest:
+            raise StoreError(f"{self.path(digest)} was altered: its content does not match its name")
+        return spec, values, data
 
     def _read(self, digest: str) -> tuple[LayerSpec, np.ndarray]:
         path = self.path(digest)

@@ -21,8 +21,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from wire.durable import storage_error
-from wire.errors import StoreError
+from wire.durable import storage_error, sync_folder
 from wire.messages import Summary
 
 __all__ = ["CohortAsked", "LayerReceived", "LoggedRow", "RoundLog", "UploadStored"]
@@ -85,10 +84,11 @@ class RoundLog:
     """One round on disk.
 
     Args:
-        path: The file. What is in it is read; what is not whole at its end is cut off, and said so.
+        path: The file. What is in it is read; from what is not whole on it is cut off, and said so: devices still hold
+            what was not counted.
 
     Raises:
-        StoreError: If the disk refuses, or the file is no round log; so do all its methods.
+        StoreError: If the disk refuses; so do all its methods.
     """
 
     def __init__(self, path: Path) -> None:
@@ -98,18 +98,16 @@ class RoundLog:
         self.asked: CohortAsked | None = None
         self.stored: dict[str, Summary] = {}
         try:
-            is_new = not path.exists() or path.stat().st_size < len(MAGIC)
+            is_new = not path.exists()
             self._file = path.open("w+b" if is_new else "r+b")
-            if is_new:
+            if not is_new:
+                self._replay()
+            if self._file.tell() == 0:
                 self._file.write(MAGIC)
+                self._sync()
+                sync_folder(path.parent)
         except OSError as error:
             raise storage_error(path, error) from error
-        if not is_new:
-            try:
-                self._replay()
-            except BaseException:
-                self._file.close()
-                raise
 
     def ask(self, plan: str, cohort: tuple[str, ...]) -> None:
         """Make durable who takes part in the round of this plan."""
@@ -162,10 +160,8 @@ class RoundLog:
             raise storage_error(self._path, error) from error
 
     def _replay(self) -> None:
-        if self._file.read(len(MAGIC)) != MAGIC:
-            raise StoreError(f"{self._path} is no round log of this version; move it away: its round begins anew")
-        end = len(MAGIC)
-        for entry, place, num_bytes in self._records():
+        end = len(MAGIC) if self._file.read(len(MAGIC)) == MAGIC else 0
+        for entry, place, num_bytes in self._records() if end else ():
             end = place + num_bytes
             match entry:
                 case CohortAsked():

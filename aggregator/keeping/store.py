@@ -11,7 +11,7 @@ import fcntl
 import hashlib
 import logging
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -27,7 +27,7 @@ from wire.durable import storage_error
 from wire.errors import StoreError
 from wire.manifest import ModelManifest
 
-__all__ = ["FleetStore", "Version", "claim_folder"]
+__all__ = ["FleetStore", "Request", "Version", "claim_folder"]
 
 NUM_VERSIONS = 10
 KEPT_FOREVER = 100
@@ -41,6 +41,13 @@ class Version(NamedTuple):
 
     state: FleetState
     saved_at: str
+
+
+class Request(NamedTuple):
+    """A state that the aggregator shall go on from; later requests have higher numbers."""
+
+    number: int
+    state: FleetState
 
 
 class FleetStore:
@@ -164,30 +171,34 @@ class FleetStore:
         names = ", ".join(state.name for state in kept) or "none"
         raise StoreError(f"version {name} is not kept in {self._folder}; these are: {names}")
 
-    def ask_to_go_back(self, state: FleetState, layers: Mapping[str, Path]) -> None:
+    def ask_to_go_back(
+        self, state: FleetState, backup: LayerFiles | None = None, digests: Collection[str] = ()
+    ) -> None:
         """Let the aggregator go on from this state, at once if it runs, else when it starts.
 
         Args:
             state: A version that was kept here, or in a backup.
-            layers: Digest -> file of those of its layers that are not here.
+            backup: Where layers come from that are not here.
+            digests: Theirs.
         """
         with self._database.transaction() as changes:
-            for digest, path in layers.items():
-                self.layers.bring_back(digest, path)
+            if backup is not None:
+                self.layers.bring_back(backup, digests)
             _add_version(changes, state)
             changes.execute("INSERT INTO requests (state) VALUES (?)", (msgspec.msgpack.encode(state),))
 
-    def take_request(self) -> FleetState | None:
-        """Return what the aggregator was asked to go on from, if it was; only once."""
-        if not self._database.rows("SELECT 1 FROM requests"):
-            return None
+    def request(self) -> Request | None:
+        """Return what the aggregator was asked last to go on from; it stays asked for until ``forget_request``."""
+        for number, body in self._database.rows("SELECT id, state FROM requests ORDER BY id DESC"):
+            state = _decode(body)
+            if state is not None:
+                return Request(int(str(number)), state)
+        return None
+
+    def forget_request(self, request: Request) -> None:
+        """Drop a request that was served or refused, and those before it."""
         with self._database.transaction() as changes:
-            ((body,),) = changes.execute("SELECT state FROM requests ORDER BY id DESC LIMIT 1").fetchall()
-            changes.execute("DELETE FROM requests")
-        state = _decode(body)
-        if state is None:
-            log.warning("a request to go back to an earlier version cannot be read; ask again")
-        return state
+            changes.execute("DELETE FROM requests WHERE id <= ?", (request.number,))
 
     def copy_database(self, path: Path) -> None:
         """Write the database as it is now to another file, while the aggregator may write."""

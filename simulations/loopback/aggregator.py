@@ -238,6 +238,8 @@ class LoopbackAggregator(Powered):
 
     def _close_round(self, effect: CloseRound) -> None:
         rows = {name: {device: self.committed[device][name] for device in effect.weights} for name in effect.layers}
-        start = {name: self.published_layer(name, self.state.plan.shared_layers[name]) for name in effect.layers}
-        averages = average_round(self._config.averaging, rows, start, effect.weights)
+        digests = self.state.plan.shared_layers
+        averages = average_round(
+            self._config.averaging, rows, lambda name: self.published_layer(name, digests[name]), effect.weights
+        )
         self._perform(self.fleet.close_round(averages, self._network.now_s))

@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from aggregator.keeping.database import whole_or_nothing
 from simulations.study.cell import PlannedCell
 from simulations.study.outcome import CellOutcome, ClientOutcome, RoundOutcome, validation_score
 from simulations.study.plan import StudyPlan
@@ -224,14 +225,8 @@ class ResultStore:
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         """Write all of it, or nothing."""
-        with self._refusals():
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._connection
-            except BaseException:
-                self._connection.execute("ROLLBACK")
-                raise
-            self._connection.execute("COMMIT")
+        with self._refusals(), whole_or_nothing(self._connection):
+            yield self._connection
 
     @contextmanager
     def _refusals(self) -> Iterator[None]:

@@ -23,8 +23,11 @@ def fill(folder: Path, *round_numbers: int) -> list[FleetState]:
 def check_restored(folder: Path, state: FleetState) -> None:
     with closing(FleetStore(folder)) as store:
         assert store.version(state.name) == state
-        assert store.take_request() == state
-        assert store.take_request() is None
+        request = store.request()
+        assert request is not None
+        assert request.state == state
+        store.forget_request(request)
+        assert store.request() is None
         for digest in state.layers.values():
             store.layers.load(digest)
 
@@ -57,10 +60,12 @@ def test_a_backup_made_while_the_fleet_goes_on_brings_back_its_version_and_keeps
 def test_what_was_asked_for_is_not_pruned(tmp_path: Path) -> None:
     with closing(FleetStore(tmp_path)) as store:
         old = save(store, 1)
-        store.ask_to_go_back(old, {})
+        store.ask_to_go_back(old)
         for number in range(2, 15):
             save(store, number)
-        assert store.take_request() == old
+        request = store.request()
+        assert request is not None
+        assert request.state == old
         for digest in old.layers.values():
             store.layers.load(digest)
 
@@ -109,7 +114,7 @@ def test_a_backup_that_is_not_whole_is_refused_and_changes_nothing(tmp_path: Pat
         restore(tmp_path / "fleet", "home", archive)
     with closing(FleetStore(tmp_path / "fleet")) as store:
         assert store.load_state() == state
-        assert store.take_request() is None
+        assert store.request() is None
     assert not list((tmp_path / "fleet").glob("tmp*"))
 
 

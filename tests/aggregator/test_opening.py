@@ -101,6 +101,23 @@ def test_another_model_goes_on_with_the_averages_of_the_layers_that_it_has_too(c
     assert FleetStore(config.folder).load_state() == state
 
 
+def test_a_finished_fleet_that_was_asked_to_go_back_does_so_when_it_starts(config: AggregatorConfig) -> None:
+    earlier = go_on(config, start(config), 2)
+    go_on(config, earlier, 4, is_finished=True)
+    assert start(config).is_finished
+    FleetStore(config.folder).ask_to_go_back(earlier)
+    state = start(config)
+    assert (state.plan.epoch, state.plan.round_number, state.is_finished) == (1, 2, False)
+    assert start(config) == state
+
+
+def test_a_request_for_a_version_of_another_model_waits_and_stops_nothing(config: AggregatorConfig) -> None:
+    before = go_on(config, start(config), 2)
+    FleetStore(config.folder).ask_to_go_back(before)
+    write_program(config.program, "second")
+    assert start(config).plan.round_number == 1
+
+
 def test_another_selector_goes_on_with_the_layers_and_without_evidence(config: AggregatorConfig) -> None:
     before = go_on(config, start(config), 2)
     state = start(msgspec.structs.replace(config, selector=SelectorSettings(name="fedper")))

@@ -36,7 +36,7 @@ def stacked(rows: dict[str, np.ndarray]) -> np.ndarray:
 @given(seed=st.integers(0, 10_000), num_devices=st.integers(1, 9))
 def test_a_mean_has_the_bits_of_the_weighted_average(seed: int, num_devices: int) -> None:
     rows, start, weights = make_round(seed, num_devices)
-    averages = average_round(AveragingSettings(), rows, start, weights)
+    averages = average_round(AveragingSettings(), rows, start.__getitem__, weights)
     for layer, of_layer in rows.items():
         np.testing.assert_array_equal(averages[layer], weighted_average(of_layer, weights))
 
@@ -49,9 +49,9 @@ def test_median_and_trimmed_mean_are_those_of_every_parameter_whatever_the_block
     cut = int(0.3 * num_devices)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(aggregator.robust, "BLOCK_VALUES", values)
-        medians = average_round(AveragingSettings(method="median"), rows, start, weights)
+        medians = average_round(AveragingSettings(method="median"), rows, start.__getitem__, weights)
         settings = AveragingSettings(method="trimmed-mean", malicious_share=0.3)
-        trimmed = average_round(settings, rows, start, weights)
+        trimmed = average_round(settings, rows, start.__getitem__, weights)
     for layer, of_layer in rows.items():
         columns = np.sort(stacked(of_layer), axis=0)
         np.testing.assert_allclose(medians[layer], np.median(columns, axis=0), rtol=1e-6)
@@ -71,7 +71,7 @@ def test_what_two_of_ten_devices_send_moves_no_parameter_beyond_the_honest_ones(
         for name in hostile:
             rows[layer][name] = (start[layer] + scale * (rows[layer][name] - start[layer])).astype(np.float32)
     settings = AveragingSettings(method=method, malicious_share=0.2)  # type: ignore[arg-type]
-    averages = average_round(settings, rows, start, weights)
+    averages = average_round(settings, rows, start.__getitem__, weights)
     for layer, values in averages.items():
         assert (values >= honest[layer].min(0) - 1e-5).all()
         assert (values <= honest[layer].max(0) + 1e-5).all()
@@ -89,7 +89,7 @@ def test_a_long_update_is_scaled_down_and_a_short_one_keeps_its_bits(seed: int, 
         assert norms[name] == pytest.approx(float(np.linalg.norm(update.astype(np.float64))), rel=1e-5)
     bound = clip_norm * float(np.median(list(norms.values())))
     alone = {layer: {name: rows[layer][name] for name in [loud, *others]} for layer in rows}
-    averages = average_round(AveragingSettings(clip_norm=clip_norm), alone, start, weights)
+    averages = average_round(AveragingSettings(clip_norm=clip_norm), alone, start.__getitem__, weights)
     total = sum(weights.values())
     for layer in rows:
         expected = start[layer] + sum(
@@ -100,7 +100,7 @@ def test_a_long_update_is_scaled_down_and_a_short_one_keeps_its_bits(seed: int, 
             for name in norms
         )
         np.testing.assert_allclose(averages[layer], expected, rtol=1e-4, atol=1e-5)
-    calm = average_round(AveragingSettings(clip_norm=1e9), rows, start, weights)
+    calm = average_round(AveragingSettings(clip_norm=1e9), rows, start.__getitem__, weights)
     for layer, of_layer in rows.items():
         np.testing.assert_array_equal(calm[layer], weighted_average(of_layer, weights))
 
