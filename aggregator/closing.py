@@ -1,23 +1,81 @@
-"""What a closed round says: the evidence for the selector, and the report that is kept."""
+"""What follows from a round that closes: the evidence for the selector, the next state, and the report that is kept."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+import msgspec
 import numpy as np
 
 from aggregator.admission import summary_width
-from aggregator.evidence import Decision, Evidence, measure_conflicts
+from aggregator.config import AggregatorConfig
+from aggregator.evidence import Decision, Evidence, Selector, measure_conflicts
+from aggregator.planning import FleetState, build_plan
 from aggregator.round import Round
 from aggregator.round_report import DeviceRound, RoundReport
 from aggregator.swap_test import judge_swap
 from wire.manifest import ModelManifest
 from wire.messages import RoundPlan, Summary
 
-__all__ = ["count_evidence", "report_round"]
+__all__ = ["close_round"]
 
 
-def count_evidence(plan: RoundPlan, manifest: ModelManifest, counted: Mapping[str, Summary]) -> Evidence:
+def close_round(
+    round_: Round,
+    state: FleetState,
+    averages: Mapping[str, str],
+    *,
+    config: AggregatorConfig,
+    manifest: ModelManifest,
+    selector: Selector,
+    runtimes: Mapping[str, str],
+    refused_messages: Mapping[str, int],
+    now_s: float,
+) -> tuple[FleetState, RoundReport]:
+    """Return the state after a round, and the round's report.
+
+    Args:
+        round_: The round; no upload comes any more.
+        state: The state in which it ran.
+        averages: Layer -> digest of its average.
+        config: The aggregator's configuration.
+        manifest: Of the model.
+        selector: Decides what is personal in the next round, but after a measuring round, which is the last.
+        runtimes: Counted device -> the runtime that it trained on.
+        refused_messages: Reason -> how many messages were refused for it.
+        now_s: When the round closes.
+    """
+    was_measuring = round_.plan.training.num_epochs == 0
+    evidence = _evidence(round_.plan, manifest, round_.stored)
+    selector_state, decision = state.selector_state, state.decision
+    if not was_measuring:
+        selector_state, decision = selector.decide(selector_state, evidence)
+    layers = {**state.layers, **averages}
+    plan = build_plan(
+        config,
+        round_.plan.model_id,
+        manifest,
+        layers,
+        decision,
+        needs_personal_sketches=selector.needs_personal_sketches,
+        epoch=round_.plan.epoch,
+        round_number=round_.plan.round_number + 1,
+        previous=round_.plan_digest,
+    )
+    following = msgspec.structs.replace(
+        state,
+        plan=plan,
+        layers=layers,
+        selector_state=selector_state,
+        decision=decision,
+        is_finished=was_measuring,
+    )
+    return following, _report(
+        round_, evidence, decision, selector.name, runtimes=runtimes, refused_messages=refused_messages, now_s=now_s
+    )
+
+
+def _evidence(plan: RoundPlan, manifest: ModelManifest, counted: Mapping[str, Summary]) -> Evidence:
     """Return what the counted devices told, one row a device in the order of their names."""
     summaries = [counted[name] for name in sorted(counted)]
     sketches, norms = {}, {}
@@ -39,13 +97,13 @@ def count_evidence(plan: RoundPlan, manifest: ModelManifest, counted: Mapping[st
     )
 
 
-def report_round(
+def _report(
     round_: Round,
     evidence: Evidence,
     decision: Decision,
-    *,
     selector: str,
-    runtimes: dict[str, str],
+    *,
+    runtimes: Mapping[str, str],
     refused_messages: Mapping[str, int],
     now_s: float,
 ) -> RoundReport:
@@ -70,7 +128,7 @@ def report_round(
         refused=dict(round_.refused),
         refused_messages=dict(refused_messages),
         dropouts=round_.dropouts,
-        runtimes=runtimes,
+        runtimes=dict(runtimes),
         duration_s=now_s - round_.opened_s,
     )
 

@@ -12,11 +12,11 @@ from collections.abc import Mapping
 import msgspec
 import numpy as np
 
-from aggregator.closing import count_evidence, report_round
+from aggregator.closing import close_round
 from aggregator.config import AggregatorConfig
 from aggregator.effects import AskCohort, Checkpoint, CloseRound, Effect, Finished
 from aggregator.evidence import Selector
-from aggregator.planning import FleetState, build_plan, choose_cohort, cohort_draw
+from aggregator.planning import FleetState, choose_cohort, cohort_draw
 from aggregator.presence import Presence
 from aggregator.publication import Publication
 from aggregator.receipts import Receipts, last_word
@@ -149,46 +149,22 @@ class Fleet:
         }
         digests = {name: content_digest(blob) for name, blob in blobs.items()}
         new_layers = {digests[name]: blob for name, blob in blobs.items()}
-        evidence = count_evidence(round_.plan, self._manifest, counted)
-        runtimes = {name: runtime for name, runtime in self._presence.runtimes().items() if name in counted}
-        was_measuring = round_.plan.training.num_epochs == 0
-        if was_measuring:
-            selector_state, decision = self.state.selector_state, self.state.decision
-        else:
-            selector_state, decision = self._selector.decide(self.state.selector_state, evidence)
-        report = report_round(
+        self.state, report = close_round(
             round_,
-            evidence,
-            decision,
-            selector=self._selector.name,
-            runtimes=runtimes,
+            self.state,
+            digests,
+            config=self._config,
+            manifest=self._manifest,
+            selector=self._selector,
+            runtimes={name: runtime for name, runtime in self._presence.runtimes().items() if name in counted},
             refused_messages=self.refused,
             now_s=now_s,
         )
-        layers = {**self.state.layers, **digests}
-        plan = build_plan(
-            self._config,
-            self._model_id,
-            self._manifest,
-            layers,
-            decision,
-            needs_personal_sketches=self._selector.needs_personal_sketches,
-            epoch=round_.plan.epoch,
-            round_number=round_.plan.round_number + 1,
-            previous=round_.plan_digest,
-        )
-        self.state = msgspec.structs.replace(
-            self.state,
-            plan=plan,
-            layers=layers,
-            selector_state=selector_state,
-            decision=decision,
-            is_finished=was_measuring,
-        )
+        plan = self.state.plan
         self._plan_digest = plan_digest(plan)
         effects: list[Effect] = [Checkpoint(self.state, new_layers, ClosedRound(report, round_.plan, receipts))]
         effects += [last_word(name, summary) for name, summary in counted.items()]
-        if was_measuring:
+        if self.state.is_finished:
             return [*effects, self._publication.presence("finished"), Finished()]
         effects += self._publication.next_version(new_layers, plan)
         return effects + self._open_if_gathered(now_s)

@@ -14,6 +14,7 @@ from torch.fx import Graph, Node, map_arg
 
 from export.joint_graph import LARGEST_BATCH
 from export.memory import bytes_of
+from export.simplification import calls
 
 __all__ = ["multiply_as_batches", "permute_by_strides"]
 
@@ -28,7 +29,7 @@ def multiply_as_batches(graph: Graph) -> None:
     for node in graph.find_nodes(op="call_function", target=aten.mm.default):
         left, right = node.args
         with graph.inserting_before(node):
-            if _calls(right, aten.permute.default) and _size(right) > _size(left) + _size(node):
+            if calls(right, aten.permute.default) and _size(right) > _size(left) + _size(node):
                 transposed = _product(graph, right.args[0], _call(graph, aten.permute.default, left, [1, 0]))
                 product = _call(graph, aten.permute.default, transposed, [1, 0])
             else:
@@ -52,7 +53,7 @@ def permute_by_strides(graph: Graph) -> None:
                 [strides[dim] for dim in order],
             )
         for user in list(node.users):
-            if _calls(user, aten.clone.default):  # it made the permuted view contiguous
+            if calls(user, aten.clone.default):  # it made the permuted view contiguous
                 user.replace_all_uses_with(copied)
         node.replace_all_uses_with(copied)
     graph.eliminate_dead_code()
@@ -105,8 +106,3 @@ def _call(graph: Graph, target: Any, *args: Any) -> Node:
     node = graph.call_function(target, args)
     node.meta["val"] = target(*map_arg(args, lambda arg: arg.meta["val"]))
     return node
-
-
-def _calls(node: object, target: Any) -> bool:
-    """Return whether this is a call of this operator."""
-    return isinstance(node, Node) and node.op == "call_function" and node.target == target

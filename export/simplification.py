@@ -14,6 +14,7 @@ import torch
 from torch.fx import Graph, Node
 
 __all__ = [
+    "calls",
     "cancel_permutations",
     "drop_copies",
     "merge_equal_nodes",
@@ -29,7 +30,7 @@ def restore_threshold_backward(graph: Graph) -> None:
     """Name ``where(x <= 0, 0, gradient)`` again ``threshold_backward``, the backward of relu, so that it can be rewritten."""
     for node in graph.find_nodes(op="call_function", target=aten.where.self):
         is_off, zero, gradient = node.args
-        if not (_calls(is_off, aten.le.Scalar) and is_off.args[1] == 0 and _calls(zero, aten.scalar_tensor.default)):
+        if not (calls(is_off, aten.le.Scalar) and is_off.args[1] == 0 and calls(zero, aten.scalar_tensor.default)):
             continue
         if zero.args[0] == 0:
             with graph.inserting_before(node):
@@ -42,7 +43,7 @@ def cancel_permutations(graph: Graph) -> None:
     """Join a permutation with the one before it, and drop it where nothing is left to move."""
     for node in graph.find_nodes(op="call_function", target=aten.permute.default):
         before, order = node.args
-        if _calls(before, aten.permute.default):
+        if calls(before, aten.permute.default):
             source, first_order = before.args
             order = [first_order[dim] for dim in order]
             node.args = (source, order)
@@ -71,10 +72,10 @@ def rectify_before_spreading(graph: Graph) -> None:
     """
     for node in graph.find_nodes(op="call_function", target=aten.threshold_backward.default):
         spread, x, threshold = node.args
-        while _calls(x, aten.alias.default):
+        while calls(x, aten.alias.default):
             x = x.args[0]
-        is_pooled = _calls(spread, aten.max_pool2d_with_indices_backward.default) and spread.args[1] is x
-        if not (is_pooled and _calls(x, aten.relu.default) and threshold == 0 and len(spread.users) == 1):
+        is_pooled = calls(spread, aten.max_pool2d_with_indices_backward.default) and spread.args[1] is x
+        if not (is_pooled and calls(x, aten.relu.default) and threshold == 0 and len(spread.users) == 1):
             continue
         gradient, pool = spread.args[0], spread.args[-1].args[0]
         maxima = [it for it in pool.users if it.args[1] == 0]
@@ -91,13 +92,13 @@ def restore_selections(graph: Graph) -> None:
     """Turn the backward of a selection, which looks for its place by comparing, into zeros before and behind it."""
     for node in graph.find_nodes(op="call_function", target=aten.where.self):
         is_place, repeated, zeros = node.args
-        is_known = _calls(is_place, aten.eq.Scalar) and _calls(is_place.args[0], aten.view.default)
-        if not (is_known and _calls(repeated, aten.expand.default) and _calls(zeros, aten.full.default)):
+        is_known = calls(is_place, aten.eq.Scalar) and calls(is_place.args[0], aten.view.default)
+        if not (is_known and calls(repeated, aten.expand.default) and calls(zeros, aten.full.default)):
             continue
         counted, taken, sizes = is_place.args[0].args[0], repeated.args[0], is_place.meta["val"].shape
         dim = max(range(len(sizes)), key=lambda axis: sizes[axis])
         before, count = is_place.args[1], sizes[dim]
-        is_counted = _calls(counted, aten.arange.start_step) and counted.args == (0, count) == (0, math.prod(sizes))
+        is_counted = calls(counted, aten.arange.start_step) and counted.args == (0, count) == (0, math.prod(sizes))
         if is_counted and zeros.args[1] == 0 and taken.meta["val"].shape[dim] == 1:
             behind = [0, 0] * (len(sizes) - 1 - dim)
             padding = [*behind, before, count - 1 - before]
@@ -112,12 +113,12 @@ def drop_copies(graph: Graph) -> None:
     for node in graph.find_nodes(op="call_function", target=aten.alias.default):
         node.replace_all_uses_with(node.args[0])
     for node in graph.find_nodes(op="call_function", target=aten.relu.default):
-        if _calls(node.args[0], aten.relu.default):
+        if calls(node.args[0], aten.relu.default):
             node.replace_all_uses_with(node.args[0])
     graph.eliminate_dead_code()
 
 
-def _calls(node: object, target: Any) -> bool:
+def calls(node: object, target: Any) -> bool:
     """Return whether this is a call of this operator."""
     return isinstance(node, Node) and node.op == "call_function" and node.target == target
 

@@ -142,10 +142,12 @@ def attacks(seeds: Annotated[int, typer.Option(min=1, help="Fleets for each pair
         return
     table = Table("averaging", *ATTACKS, box=None)
     for defense in DEFENSES:
-        table.add_row(
-            defense, *(f"{it.accuracy:.1%} ± {it.standard_error:.1%}" for it in rows if it.defense == defense)
-        )
+        table.add_row(defense, *(_with_error(it.accuracy, it.standard_error) for it in rows if it.defense == defense))
     Console().print(table)
+
+
+def _with_error(accuracy: float, standard_error: float | None) -> str:
+    return f"{accuracy:.1%}" if standard_error is None else f"{accuracy:.1%} ± {standard_error:.1%}"
 
 
 def main(arguments: list[str]) -> None:

@@ -53,19 +53,19 @@ class AttackRow(msgspec.Struct, frozen=True, kw_only=True):
         defense: One of ``DEFENSES``.
         attack: One of ``ATTACKS``.
         accuracy: Mean test accuracy of the honest devices with the last averages, in ``[0, 1]``, over the seeds.
-        standard_error: Of that mean over the seeds.
+        standard_error: Of that mean over the seeds, if there are several.
     """
 
     defense: str
     attack: str
     accuracy: float
-    standard_error: float
+    standard_error: float | None
 
 
 def run_attack(defense: str, attack: str, seeds: int) -> AttackRow:
     """Run a fleet for each seed, from 0, and return what its honest devices came to."""
     accuracies = [_accuracy(DEFENSES[defense], ATTACKS[attack], seed) for seed in range(seeds)]
-    spread = float(np.std(accuracies, ddof=1)) / seeds**0.5 if seeds > 1 else float("nan")
+    spread = float(np.std(accuracies, ddof=1)) / seeds**0.5 if seeds > 1 else None
     return AttackRow(defense=defense, attack=attack, accuracy=float(np.mean(accuracies)), standard_error=spread)
 
 

@@ -83,16 +83,16 @@ def _versions_that_do_not_grow_by_one(closed: list[ClosedRound]) -> Iterator[str
 
 def _averages_of_other_uploads(fleet: LoopbackFleet, heard: _Heard, closed: list[ClosedRound]) -> Iterator[str]:
     """Compute every average anew from what its devices sent, each once."""
-    for before, after in itertools.pairwise([*closed, None]):
-        plan = before.plan if before else None
-        following = after.plan if after else fleet.aggregator.state.plan
-        if before is None or plan is None or not plan.training.num_epochs or following.epoch != plan.epoch:
+    plans = [*(it.plan for it in closed), fleet.aggregator.state.plan]
+    for round_, following in zip(closed, plans[1:], strict=True):
+        plan = round_.plan
+        if not plan.training.num_epochs or following.epoch != plan.epoch:
             continue
         layers = following.shared_layers | following.personal_layers
         for name in plan.shared_layers:
             spec = fleet.aggregator.manifest.layer(name)
             rows, weights = {}, {}
-            for device_id, inventory in before.receipts.items():
+            for device_id, inventory in round_.receipts.items():
                 summary = heard.summaries[device_id, inventory]
                 (item,) = (it for it in summary.inventory if it.layer == name)
                 rows[device_id] = decode_layer(heard.values[device_id, item.digest], spec)

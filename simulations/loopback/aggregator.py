@@ -68,7 +68,6 @@ class LoopbackAggregator(Powered):
         self.closed: list[ClosedRound] = []
         self.manifest = manifest
         self.committed: dict[str, dict[str, np.ndarray]] = {}
-        self._network = network
         self._config = config
         self._model_id = content_digest(encode_manifest(manifest))
         self._session = 0

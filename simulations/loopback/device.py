@@ -63,7 +63,6 @@ class LoopbackDevice(Powered):
         self.refused: Counter[str] = Counter()
         self.train_s = train_s
         self.tamper: Callable[[RoundWork, RoundOutcome], RoundOutcome] | None = None
-        self._network = network
         self._fleet = fleet
         self._program = program
         self._data = data

@@ -21,7 +21,7 @@ class Powered(ABC):
     def __init__(self, network: Loopback) -> None:
         """Have power, and room on the disk."""
         self.is_disk_full = False
-        self._clock = network
+        self._network = network
         self._fuse: tuple[int, float] | None = None
 
     @abstractmethod
@@ -54,4 +54,4 @@ class Powered(ABC):
 
     def _end(self, pause_s: float) -> None:
         self.stop()
-        self._clock.at(self._clock.now_s + pause_s, self.start)
+        self._network.at(self._network.now_s + pause_s, self.start)

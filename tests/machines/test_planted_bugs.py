@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 
+import aggregator.closing
 import aggregator.fleet
 import aggregator.robust
 import simulations.faults.trial
@@ -178,7 +179,7 @@ def test_a_round_that_is_skipped_is_noticed(monkeypatch: pytest.MonkeyPatch) -> 
     def skipping(*arguments: Any, round_number: int = 1, **options: Any) -> RoundPlan:
         return build_plan(*arguments, round_number=round_number + (round_number == 2), **options)
 
-    monkeypatch.setattr(aggregator.fleet, "build_plan", skipping)
+    monkeypatch.setattr(aggregator.closing, "build_plan", skipping)
     assert "came round" in " ".join(first_broken().broken)
 
 
