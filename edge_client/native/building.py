@@ -15,7 +15,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,10 +25,13 @@ __all__ = [
     "HOW_TO_INSTALL",
     "Executorch",
     "build_library",
+    "build_once",
+    "cache_folder",
     "compile_library",
     "find_compiler",
     "find_executorch",
     "library_path",
+    "run_compiler",
 ]
 
 SOURCE = Path(__file__).with_name("runtime.cpp")
@@ -62,24 +65,48 @@ class Executorch:
 def build_library() -> Path:
     """Return the library for this device; it is compiled if it is not there yet.
 
-    Two processes may build at once: each compiles for itself, and the last one's file stays.
-
     Raises:
         ProgramError: If executorch or a compiler is missing, the compiler fails, or the cache cannot be written.
     """
     package = find_executorch()
-    path = library_path(package)
+
+    def build(compiler: Sequence[str], path: Path) -> None:
+        compile_library(compiler, package.folder, path)
+
+    return build_once(library_path(package), build)
+
+
+def build_once(path: Path, build: Callable[[Sequence[str], Path], None]) -> Path:
+    """Return a library of the cache; it is compiled if it is not there yet.
+
+    Two processes may build at once: each builds for itself, and the last one's file stays.
+
+    Args:
+        path: Of the file, under ``cache_folder()``.
+        build: Calls the compiler of this command, and has it write there.
+
+    Raises:
+        ProgramError: If there is no compiler, it fails, or the cache cannot be written.
+    """
     if path.exists():
         return path
     compiler = find_compiler()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix="building-") as folder:
-            built = compile_library(compiler, package.folder, Path(folder) / path.name)
+            built = Path(folder) / path.name
+            build(compiler, built)
             built.replace(path)
     except OSError as error:
         raise ProgramError(f"cannot write {path}: {error.strerror}; XDG_CACHE_HOME names another folder") from error
     return path
+
+
+def cache_folder() -> Path:
+    """Return where compiled libraries are kept: in the user's cache."""
+    named = os.environ.get("XDG_CACHE_HOME", "")
+    cache = Path(named) if os.path.isabs(named) else Path.home() / ".cache"  # noqa: PTH117 - the standard's words
+    return cache / "fedlag"
 
 
 def find_executorch() -> Executorch:
@@ -121,9 +148,7 @@ def library_path(package: Executorch) -> Path:
     """Return where the library for this package is kept, whether it is there or not."""
     made_from = (SOURCE.read_text(), package.version, str(package.folder), platform.machine(), FLAGS, LIBRARIES)
     digest = hashlib.sha256(repr(made_from).encode()).hexdigest()[:16]
-    named = os.environ.get("XDG_CACHE_HOME", "")
-    cache = Path(named) if os.path.isabs(named) else Path.home() / ".cache"  # noqa: PTH117 - the standard's words
-    return cache / "fedlag" / f"executorch-{digest}.so"
+    return cache_folder() / f"executorch-{digest}.so"
 
 
 def compile_library(compiler: Sequence[str], package: Path, output: Path, more_flags: Sequence[str] = ()) -> Path:
@@ -148,12 +173,25 @@ def compile_library(compiler: Sequence[str], package: Path, output: Path, more_f
         *("-L" + str(package / "lib"), "-Wl,--no-as-needed", *(f"-l{name}" for name in LIBRARIES)),
         *("-Wl,-z,defs", "-Xlinker", "-rpath", "-Xlinker", str(package / "lib")),
     ]
+    run_compiler(command, f"{SOURCE.name} against {package}")
+    return output
+
+
+def run_compiler(command: Sequence[str], what: str) -> None:
+    """Compile something.
+
+    Args:
+        command: The compiler's, with all arguments.
+        what: It compiles, for people.
+
+    Raises:
+        ProgramError: If the compiler refuses or takes too long.
+    """
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_S, check=False)  # noqa: S603 - the user's compiler
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise ProgramError(f"{compiler[0]} cannot compile {SOURCE.name}: {error}") from error
+        raise ProgramError(f"{command[0]} cannot compile {what}: {error}") from error
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         said = next((line for line in lines if "error" in line), lines[-1])
-        raise ProgramError(f"{compiler[0]} cannot compile {SOURCE.name} against {package}: {said}")
-    return output
+        raise ProgramError(f"{command[0]} cannot compile {what}: {said}")

@@ -1,12 +1,13 @@
 """Which engine, how many clients at once, and on how many processes: guessed from the model, confirmed by a second's trial.
 
-What wins depends on the model. A chain is best stacked, in chunks that fit the processor's cache; ``vmap`` and the serial
-loop share the rest between them. Several processes are worth their start only where a round takes long. A GPU trains as
+What wins depends on the model. A chain is best trained in compiled loops or, without a compiler, stacked in chunks that fit
+the processor's cache; ``vmap`` and the serial loop share the rest between them. Several processes are worth their start only where a round takes long. A GPU trains as
 many clients at once as its memory holds, and is chosen where it is faster than all cores together.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import time
@@ -21,18 +22,20 @@ from simulations.engines.chain import NotAChainError
 from simulations.engines.cuda import CUDA_ENGINES
 from simulations.engines.engine import CPU, Engine, StepRule
 from simulations.engines.model import SimulatedModel, install
+from simulations.engines.native.engine import NativeEngine
 from simulations.engines.population import ResidentSplit
 from simulations.engines.products import ProductEngine
 from simulations.engines.serial import SerialEngine
 from simulations.engines.stacked import StackedEngine
 from simulations.engines.vmapped import VmapEngine
-from wire.errors import ConfigError
+from wire.errors import ConfigError, ProgramError
 
 __all__ = ["CPU_ENGINES", "ENGINES", "Plan", "make_engine", "num_cores", "one_thread_plan", "plan"]
 
 CPU_ENGINES: dict[str, Callable[[SimulatedModel], Engine]] = {
     "serial": SerialEngine,
     "stacked": StackedEngine,
+    "native": NativeEngine,
     "products": ProductEngine,
     "vmap": VmapEngine,
 }
@@ -46,6 +49,8 @@ SHARE_OF_GPU_MEMORY = 0.4
 TRIAL_S = 1.0
 WORTH_PROCESSES_S = 0.25
 WORTH_CHANGING = 0.95
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -84,7 +89,8 @@ def make_engine(name: str, model: SimulatedModel) -> Engine:
 
     Raises:
         ConfigError: If there is none.
-        NotAChainError: If ``stacked`` cannot train the model.
+        NotAChainError: If the engine cannot train the model.
+        ProgramError: If ``native`` cannot be compiled.
     """
     if name not in ENGINES:
         raise ConfigError(f"no engine is called {name!r}; choose one of {', '.join(ENGINES)}")
@@ -156,19 +162,30 @@ def _gpu_plan(model: SimulatedModel, cohort_size: int, batch_size: int, rule: St
 
 def _candidates(model: SimulatedModel, cohort_size: int, engine: str | None) -> Iterator[tuple[str, int]]:
     """Yield what to try, the likely winners first."""
-    chunk_sizes = sorted({min(size, cohort_size) for size in CHUNK_SIZES})
-    names = [engine] if engine else ["stacked"]
-    if not engine:
-        try:
-            StackedEngine(model)
-        except NotAChainError:
-            names = ["vmap", "serial"]
-    for name in names:
+    chunk_sizes = list({min(size, cohort_size) for size in CHUNK_SIZES})
+    likely = 16_000_000 // (8 * model.num_params) + 1
+    chunk_sizes.sort(key=lambda size: abs(size - likely))
+    for name in [engine] if engine else _engines_for(model):
         if name == "serial":
             yield name, 1
-            continue
-        likely = 16_000_000 // (8 * model.num_params) + 1
-        yield from ((name, size) for size in sorted(chunk_sizes, key=lambda size: abs(size - likely)))
+        elif name == "native":  # it trains them one by one
+            yield name, chunk_sizes[0]
+        else:
+            yield from ((name, size) for size in chunk_sizes)
+
+
+def _engines_for(model: SimulatedModel) -> list[str]:
+    """Return the engines that may be the fastest one for a model, and can train it here."""
+    try:
+        StackedEngine(model)
+    except NotAChainError:
+        return ["vmap", "serial"]
+    try:
+        NativeEngine(model)
+    except ProgramError as error:
+        log.info("engine native is not tried: %s", error)
+        return ["stacked"]
+    return ["native", "stacked"]
 
 
 def _trial(engine: Engine, chunk_size: int, batch_size: int, rule: StepRule) -> float:

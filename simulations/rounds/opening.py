@@ -48,7 +48,8 @@ def open_workers(
 
     Raises:
         ConfigError: If there is no such engine, or no cluster.
-        NotAChainError: If ``stacked`` cannot train the model.
+        NotAChainError: If the engine cannot train the model.
+        ProgramError: If ``native`` cannot be compiled.
     """
     chosen = plan_workers(model, population, engine=engine, cohort_size=cohort_size, batch_size=batch_size, rule=rule)
     return open_plan(chosen, model, population, folder)
@@ -77,7 +78,8 @@ def plan_workers(
 
     Raises:
         ConfigError: If there is no such engine, or no cluster.
-        NotAChainError: If ``stacked`` cannot train the model.
+        NotAChainError: If the engine cannot train the model.
+        ProgramError: If ``native`` cannot be compiled.
     """
     if engine not in ENGINE_NAMES:
         raise ConfigError(f"no engine is called {engine!r}; choose one of {', '.join(ENGINE_NAMES)}")

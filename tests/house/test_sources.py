@@ -8,7 +8,23 @@ import sys
 from pathlib import Path
 
 MAX_LINES = 300
-TEXTS = {".cfg", ".cpp", ".css", ".html", ".js", ".json", ".md", ".py", ".sh", ".toml", ".txt", ".yaml", ".yml", ""}
+TEXTS = {
+    ".cfg",
+    ".cpp",
+    ".css",
+    ".hpp",
+    ".html",
+    ".js",
+    ".json",
+    ".md",
+    ".py",
+    ".sh",
+    ".toml",
+    ".txt",
+    ".yaml",
+    ".yml",
+    "",
+}
 
 
 def test_no_python_file_is_longer_than_300_lines(files: list[Path]) -> None:

@@ -24,7 +24,7 @@ from simulations.engines.serial import SerialEngine
 from simulations.models import load_simulation_model
 from tests.simulations.engines.cases import CHAINS, MODELS, RULES, distance, make_case, train_in_chunks
 
-TRAINABLE = {"stacked": CHAINS, "products": CHAINS, "vmap": MODELS}
+TRAINABLE = {"stacked": CHAINS, "native": CHAINS, "products": CHAINS, "vmap": MODELS}
 BATCHED = [(engine, model) for engine, models in TRAINABLE.items() for model in models]
 EXACT, SINGLE, ON_AN_EDGE = 1e-9, 1e-4, 1e-2
 FEW = (7, 4, 2)
