@@ -6,6 +6,8 @@ activations stay in the processor's cache, and a convolution multiplies where it
 
 from __future__ import annotations
 
+from ctypes import Array, c_void_p
+
 import numpy as np
 import torch
 
@@ -14,7 +16,7 @@ from simulations.engines.batches import Batches
 from simulations.engines.descent import descend
 from simulations.engines.engine import CPU, StepRule
 from simulations.engines.model import SimulatedModel, Stack
-from simulations.engines.native.interface import BatchesTable, ModelTable, RuleTable, StackTable, load_loops
+from simulations.engines.native.interface import BatchesTable, ModelTable, RuleTable, load_loops, stack_table
 from simulations.engines.native.links import tabulate
 from simulations.engines.population import ResidentSplit
 from wire.errors import ConfigError
@@ -57,6 +59,7 @@ class NativeEngine:
         if rule.proximal and anchor is None:
             raise ConfigError("a proximal term needs an anchor to pull to")
         params = {name: params[name].clone(memory_format=torch.contiguous_format) for name in self._names}
+        anchor = self._contiguous(params if anchor is None else anchor)
         losses = batches.weights.new_zeros(batches.num_clients)
         table = RuleTable(
             learning_rate=rule.learning_rate,
@@ -73,7 +76,7 @@ class NativeEngine:
             table,
             self._batches(batches),
             self._stack(params),
-            self._stack(params if anchor is None else anchor),
+            self._stack(anchor),
             losses.data_ptr(),
         )
         self._check(is_whole)
@@ -88,7 +91,7 @@ class NativeEngine:
         trained: frozenset[str] | None = None,
     ) -> tuple[torch.Tensor, Stack]:
         """Return each client's loss on one batch, and its gradient for the trained parameters."""
-        wanted = frozenset(self._names) if trained is None else trained
+        params, wanted = self._contiguous(params), frozenset(self._names) if trained is None else trained
         found = {name: torch.zeros_like(params[name], memory_format=torch.contiguous_format) for name in self._names}
         losses = weights.new_zeros(len(weights))
         split = ResidentSplit(inputs.flatten(0, 1), targets.flatten(), NO_PLACES, NO_PLACES)
@@ -103,7 +106,7 @@ class NativeEngine:
     def predict(self, params: Stack, inputs: torch.Tensor) -> torch.Tensor:
         """Return the logits, shape ``(clients, batch, num_classes)``."""
         clients, examples = inputs.shape[:2]
-        inputs = inputs.contiguous()
+        params, inputs = self._contiguous(params), inputs.contiguous()
         logits = inputs.new_empty(clients, examples, self.model.num_classes)
         load_loops(inputs.dtype).predict(
             self._model(frozenset()),
@@ -115,6 +118,9 @@ class NativeEngine:
             logits.data_ptr(),
         )
         return logits
+
+    def _contiguous(self, stack: Stack) -> Stack:
+        return {name: stack[name].contiguous() for name in self._names}
 
     def _model(self, trained: frozenset[str] | None) -> ModelTable:
         is_wanted = [trained is None or name in trained for name in self._names]
@@ -132,8 +138,8 @@ class NativeEngine:
             input_size=self._input_size,
         )
 
-    def _stack(self, stack: Stack) -> StackTable:
-        return StackTable([stack[name] for name in self._names])
+    def _stack(self, stack: Stack) -> Array[c_void_p]:
+        return stack_table([stack[name] for name in self._names])
 
     def _check(self, is_whole: int) -> None:
         if not is_whole:

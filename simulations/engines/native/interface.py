@@ -12,7 +12,7 @@ import torch
 
 from simulations.engines.native.building import build_loops
 
-__all__ = ["BatchesTable", "Loops", "ModelTable", "RuleTable", "StackTable", "load_loops"]
+__all__ = ["BatchesTable", "Loops", "ModelTable", "RuleTable", "load_loops", "stack_table"]
 
 
 class ModelTable(ctypes.Structure):
@@ -74,17 +74,13 @@ class BatchesTable(ctypes.Structure):
         return table
 
 
-class StackTable:
-    """Where each parameter of a stack begins.
+def stack_table(tensors: Sequence[torch.Tensor]) -> ctypes.Array[c_void_p]:
+    """Return where each parameter of a stack begins; the table does not keep them.
 
     Args:
         tensors: The parameters, each contiguous.
     """
-
-    def __init__(self, tensors: Sequence[torch.Tensor]) -> None:
-        """Keep the tensors."""
-        self._kept = tensors
-        self._as_parameter_ = (c_void_p * len(tensors))(*(values.data_ptr() for values in tensors))
+    return (c_void_p * len(tensors))(*(values.data_ptr() for values in tensors))
 
 
 class Loops:
