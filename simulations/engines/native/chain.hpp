@@ -22,6 +22,7 @@ template <class T> class Chain {
   struct Place : Layout {
     bool is_flat, wants_weight, wants_bias, needs_input;
     Array<T> padded_input, output, gradient, turned, norms;  // the norms' last place is for their gradient
+    Array<T> of_weight, of_bias;  // an example's share must not be lost in a large value, so they are summed apart
     Array<Chosen<T>> chosen;
     int64_t output_step;  // from one image's output to the next
   };
@@ -58,7 +59,10 @@ template <class T> class Chain {
         it.padded_input = Array<T>(it.padded_size * (batch + 1));  // the last one for the gradient
         std::fill_n(static_cast<T*>(it.padded_input), it.padded_input.size, T(0));
       }
-      if (it.needs_input) it.turned = Array<T>(it.kind == CONVOLUTION ? it.matrix_size : it.kind == GROUP_NORM ? it.channels : 0);
+      if (it.kind == CONVOLUTION && it.needs_input) it.turned = Array<T>(it.matrix_size);
+      const int64_t values = it.kind == CONVOLUTION ? it.matrix_size : it.kind == GROUP_NORM ? it.channels : 0;
+      if (it.wants_weight) it.of_weight = Array<T>(values);
+      if (it.wants_bias) it.of_bias = Array<T>(it.kind == GROUP_NORM ? it.channels : it.out_channels);
       is_flat = is_flat || it.kind == FLATTEN;
     }
     input_ = Array<T>(places_[0].in_size * batch);
@@ -97,14 +101,19 @@ template <class T> class Chain {
   // Adds the gradients of wanted parameters to `into`, which may be the parameters themselves: with a negative gradient of
   // the logits that is a step. Where links were not wanted, nothing is computed.
   void backward(T* const* params, T* const* into, int64_t count) {
-    for (Place& it : places_) {  // what the images share must not change between them
-      if (it.kind == CONVOLUTION && it.needs_input) turn<T>(it, params[it.weight], it.turned);
-      if (it.kind == GROUP_NORM && it.needs_input) std::copy_n(params[it.weight], it.channels, static_cast<T*>(it.turned));
+    for (Place& it : places_) {
+      if (it.turned) turn<T>(it, params[it.weight], it.turned);
+      std::fill_n(static_cast<T*>(it.of_weight), it.of_weight.size, T(0));
+      std::fill_n(static_cast<T*>(it.of_bias), it.of_bias.size, T(0));
     }
     ptrdiff_t i = static_cast<ptrdiff_t>(places_.size()) - 1;
     for (; i >= static_cast<ptrdiff_t>(first_) && places_[i].is_flat; i--) backward_flat(i, count, params, into);
     for (int64_t b = 0; b < count; b++)
-      for (ptrdiff_t j = i; j >= static_cast<ptrdiff_t>(first_); j--) backward_image(j, b, into);
+      for (ptrdiff_t j = i; j >= static_cast<ptrdiff_t>(first_); j--) backward_image(j, b, params);
+    for (Place& it : places_) {
+      if (it.of_weight) add<T>(it.of_weight, into[it.weight], it.of_weight.size);
+      if (it.of_bias) add<T>(it.of_bias, into[it.bias], it.of_bias.size);
+    }
   }
 
   // Arranges one client's parameters for training: torch's -> `ours`, or back.
@@ -171,7 +180,7 @@ template <class T> class Chain {
     }
   }
 
-  void backward_image(size_t i, int64_t b, T* const* into) {
+  void backward_image(size_t i, int64_t b, T* const* params) {
     Place& it = places_[i];
     const bool is_first = i == first_;
     T* g = it.gradient + (it.kind == FLATTEN ? b * it.out_size : 0);
@@ -184,14 +193,13 @@ template <class T> class Chain {
           spread_windows<T>(it, g, it.turned, to);
           if (it.padded_input) take_inside<T>(it, to, before);
         }
-        if (it.wants_weight) add_kernel<T>(it, padded_input_of(i, b), g, into[it.weight]);
+        if (it.wants_weight) add_kernel<T>(it, padded_input_of(i, b), g, it.of_weight);
         if (it.wants_bias)
-          for (int64_t j = 0; j < it.out_size; j += it.out_channels) add<T>(g + j, into[it.bias], it.out_channels);
+          for (int64_t j = 0; j < it.out_size; j += it.out_channels) add<T>(g + j, it.of_bias, it.out_channels);
         return;
       case GROUP_NORM:
-        return spread_norm<T>(it, input_of(i, b), g, it.turned, it.norms + 4 * it.in_channels * b, before,
-                              it.wants_weight ? into[it.weight] : nullptr, it.wants_bias ? into[it.bias] : nullptr,
-                              it.norms + 4 * it.in_channels * batch_);
+        return spread_norm<T>(it, input_of(i, b), g, params[it.weight], it.norms + 4 * it.in_channels * b, before, it.of_weight,
+                              it.of_bias, it.norms + 4 * it.in_channels * batch_);
       case MAX_POOL: return spread_pool<T>(it, g, it.chosen + b * it.out_size, before);
       case RELU: return mask<T>(g, y, before, it.out_size);
       case TANH: return unbend<T>(g, y, before, it.out_size);
@@ -233,7 +241,7 @@ template <class T> class Chain {
       }
     }
     if (it.wants_bias)
-      for (int64_t b = 0; b < count; b++) add<T>(g + b * it.outputs, into[it.bias], it.outputs);
+      for (int64_t b = 0; b < count; b++) add<T>(g + b * it.outputs, it.of_bias, it.outputs);
   }
 
   int64_t batch_;

@@ -41,7 +41,7 @@ template <class T> inline V<T> load(const T* from) { return *reinterpret_cast<co
 template <class T> inline void store(T* to, V<T> values) { *reinterpret_cast<typename Vectors<T>::Loose*>(to) = values; }
 
 // What a product reads and writes. `a[m, s, k]` lies at `a + m * a_row + s * a_segment + k * a_step`; `b` has a row for each
-// `(s, k)` in that order. The sum begins with `begin[m][n]`, with 0 where there is none.
+// `(s, k)` in that order. What is summed is added to `begin[m][n]` where there is one: at the end, so that many small values are not lost in a large one.
 template <class T> struct Product {
   const T* a;
   ptrdiff_t a_row, a_segment, a_step;
@@ -60,7 +60,7 @@ template <class T, int M, int N> void multiply_tile(const Product<T>& p) {
   const ptrdiff_t a_row = p.a_row, a_step = p.a_step, b_row = p.b_row, steps = p.steps;
   V<T> sum[M][N];
   UNROLLED(int m = 0; m < M; m++)
-    UNROLLED(int n = 0; n < N; n++) sum[m][n] = p.begin ? load(p.begin + m * p.begin_row + n * WIDTH<T>) : V<T>{};
+    UNROLLED(int n = 0; n < N; n++) sum[m][n] = V<T>{};
   const T* b = p.b;
   for (ptrdiff_t s = 0; s < p.segments; s++) {
     const T* a = p.a + s * p.a_segment;
@@ -74,17 +74,20 @@ template <class T, int M, int N> void multiply_tile(const Product<T>& p) {
     }
   }
   UNROLLED(int m = 0; m < M; m++)
-    UNROLLED(int n = 0; n < N; n++) store(p.c + m * p.c_row + n * WIDTH<T>, sum[m][n]);
+    UNROLLED(int n = 0; n < N; n++) {
+      if (p.begin) sum[m][n] += load(p.begin + m * p.begin_row + n * WIDTH<T>);
+      store(p.c + m * p.c_row + n * WIDTH<T>, sum[m][n]);
+    }
 }
 
 template <class T> void multiply_tail(const Product<T>& p, ptrdiff_t rows, ptrdiff_t columns) {
   for (ptrdiff_t m = 0; m < rows; m++)
     for (ptrdiff_t n = 0; n < columns; n++) {
-      T sum = p.begin ? p.begin[m * p.begin_row + n] : T(0);
+      T sum = 0;
       const T* b = p.b + n;
       for (ptrdiff_t s = 0; s < p.segments; s++)
         for (ptrdiff_t k = 0; k < p.steps; k++, b += p.b_row) sum += p.a[m * p.a_row + s * p.a_segment + k * p.a_step] * *b;
-      p.c[m * p.c_row + n] = sum;
+      p.c[m * p.c_row + n] = p.begin ? p.begin[m * p.begin_row + n] + sum : sum;
     }
 }
 

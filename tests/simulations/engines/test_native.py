@@ -13,6 +13,7 @@ from torch import nn
 
 from edge_client.native.building import cache_folder
 from export.models import TrainableModel
+from simulations.bench.workloads import make_module
 from simulations.engines.model import install, simulate_model
 from simulations.engines.native import building
 from simulations.engines.native.engine import NativeEngine
@@ -72,6 +73,22 @@ def test_in_float64_a_chain_of_any_sizes_is_trained_as_by_the_serial_loop(
     found, found_losses = train_in_chunks(NativeEngine(case.model), case, RULES[rule], 2, 2, batch_size)
     assert distance(found, expected) < EXACT
     assert torch.allclose(found_losses, losses, atol=EXACT, rtol=0)
+
+
+def test_in_float32_many_small_shares_of_a_gradient_are_not_lost_in_a_large_weight() -> None:
+    model = simulate_model(TrainableModel(make_module("S"), (1, 28, 28), 10))
+    rows = {layer: torch.from_numpy(values) for layer, values in model.initial_values().items()}
+    inputs = torch.randn(200, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    population = make_case("tanh", (200,)).population
+    train = replace(population.train, inputs=inputs, targets=torch.arange(200) % 10)
+    case = Case(model, install(model, rows, 1), replace(population, train=train))
+    exact, _ = train_in_chunks(SerialEngine(doubled(case).model), doubled(case), RULES["plain"], 1, 1)
+    errors = [
+        distance({name: values.double() for name, values in found.items()}, exact)
+        for engine in (NativeEngine, SerialEngine)
+        for found, _ in [train_in_chunks(engine(case.model), case, RULES["plain"], 1, 1)]
+    ]
+    assert errors[0] < 3 * errors[1]
 
 
 def test_logits_of_more_examples_than_are_taken_at_once_are_those_of_the_serial_loop() -> None:
