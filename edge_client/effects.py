@@ -1,4 +1,4 @@
-"""What a session asks of its shell, beside messages to send. The shell carries effects out in order."""
+"""What the session, which does no I/O, asks its shell to do. Effects are carried out in order."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import statistics
 import subprocess
 import sys
@@ -155,6 +156,7 @@ def fleet(
     form: Form = "table",
 ) -> None:
     """Let virtual devices upload 1 MB each at once, through mosquitto over TLS, to an aggregator; they need room on the disk."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what it wrote is removed then, too: it may be gigabytes
     rows = []
     for number in devices or [100]:
         with console.status(f"{number} devices"):
