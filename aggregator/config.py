@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from wire.broker_address import BrokerAddress
 from wire.messages import DeviceId, TrainingSettings
-from wire.mqtt import BrokerAddress
 
 __all__ = ["AggregatorConfig", "AveragingSettings", "RoundSettings", "Schedule", "SelectorSettings", "check_optimizer"]
 

@@ -208,7 +208,7 @@ class Fleet:
             if summary is None or device_id not in round_.refused:
                 raise
             effects = [self._refuse(device_id, summary, error.reason)]
-        return [*effects, *self._close_if_over(now_s)]
+        return [*effects, *self._close_if_over(now_s)] if effects else []
 
     def _take_summary_part(self, device_id: str, part: Part, now_s: float) -> list[Effect]:
         summary = self._summaries.add(device_id, part)
@@ -266,7 +266,7 @@ class Fleet:
 
     def _close_if_over(self, now_s: float) -> list[Effect]:
         round_ = self._round
-        if round_ is None or self._is_closing:
+        if round_ is None or self._is_closing or not round_.may_close:
             return []
         expected = set(round_.cohort) - self._presence.known if now_s < self._heard_all_s else set()
         if not round_.is_over(self.reachable | expected, now_s):

@@ -19,6 +19,7 @@ class Presence:
     def __init__(self) -> None:
         """Know nobody."""
         self._devices: dict[str, DeviceStatus] = {}
+        self._reachable: dict[Codec, frozenset[str]] = {}  # made when it is asked for: with every message of a round
 
     def __contains__(self, device_id: object) -> bool:
         """Say whether this device has ever said that it is there."""
@@ -31,6 +32,7 @@ class Presence:
             WireError: If it would be one device too many.
         """
         known = self._devices.get(device_id)
+        self._reachable.clear()
         if status is None:
             self._devices.pop(device_id, None)
         elif known is None and len(self._devices) >= MAX_DEVICES:
@@ -47,11 +49,13 @@ class Presence:
 
     def reachable(self, codec: Codec) -> frozenset[str]:
         """Return the devices that can take part or are training, and know this codec."""
-        return frozenset(
-            name
-            for name, status in self._devices.items()
-            if status.state in ("ready", "training") and codec in status.codecs
-        )
+        if codec not in self._reachable:
+            self._reachable[codec] = frozenset(
+                name
+                for name, status in self._devices.items()
+                if status.state in ("ready", "training") and codec in status.codecs
+            )
+        return self._reachable[codec]
 
     def runtimes(self) -> dict[str, str]:
         """Return device -> the runtime that it trains on."""

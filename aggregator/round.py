@@ -40,13 +40,10 @@ class _Answer:
 
     summary: Summary
     missing: dict[str, tuple[InventoryItem, Assembly]] = field(default_factory=dict)
+    missing_bytes: int = 0
     granted_s: float | None = None
     is_silent: bool = False
     is_stored: bool = False
-
-    @property
-    def missing_bytes(self) -> int:
-        return sum(item.size_bytes for item, _ in self.missing.values())
 
 
 class Round:
@@ -87,11 +84,15 @@ class Round:
         self._window_bytes = window_bytes
         self._deadline_s = opened_s + plan.duration_s
         self._answers = {name: _Answer(summary, is_stored=True) for name, summary in stored.items()}
+        self._stored: dict[str, Summary] | None = None  # made when it is asked for; thousands of devices ask often
 
     @property
-    def stored(self) -> dict[str, Summary]:
+    def stored(self) -> Mapping[str, Summary]:
         """Device -> summary of those whose upload is durable, in the order of their names."""
-        return {name: self._answers[name].summary for name in sorted(self._answers) if self._answers[name].is_stored}
+        if self._stored is None:
+            answers = [(name, self._answers[name]) for name in sorted(self._answers)]
+            self._stored = {name: answer.summary for name, answer in answers if answer.is_stored}
+        return self._stored
 
     def summary_of(self, device_id: str) -> Summary | None:
         """Return the summary that is open or stored for this device."""
@@ -103,14 +104,20 @@ class Round:
         """Invited devices whose upload is neither stored nor refused, in the order of their names."""
         return tuple(sorted(set(self.cohort) - set(self.stored) - set(self.refused)))
 
+    @property
+    def may_close(self) -> bool:
+        """Whether enough have answered; cheap, unlike ``is_over``."""
+        return len(self.stored) >= self._quorum
+
     def is_over(self, reachable: AbstractSet[str], now_s: float) -> bool:
         """Say whether the quorum is met, and the time is up or none of the reachable devices is still to answer."""
-        is_waiting = any(device_id in reachable for device_id in self.dropouts)
-        return len(self.stored) >= self._quorum and (not is_waiting or now_s >= self._deadline_s)
+        if not self.may_close:
+            return False
+        return now_s >= self._deadline_s or not any(device_id in reachable for device_id in self.dropouts)
 
     def is_stuck(self, now_s: float) -> bool:
         """Say whether the time is up without a quorum."""
-        return len(self.stored) < self._quorum and now_s >= self._deadline_s
+        return not self.may_close and now_s >= self._deadline_s
 
     def extend(self, newcomers: tuple[str, ...], now_s: float) -> None:
         """Keep the round open for another duration, and let more devices take part."""
@@ -138,6 +145,7 @@ class Round:
             raise
         answer = _Answer(summary)
         answer.missing = {item.digest: (item, Assembly(item.digest, item.size_bytes)) for item in summary.inventory}
+        answer.missing_bytes = sum(item.size_bytes for item, _ in answer.missing.values())
         self._answers[device_id] = answer
         self.refused.pop(device_id, None)
         return self._say_where_it_stands(device_id, answer, now_s)
@@ -170,6 +178,7 @@ class Round:
             self.refuse(device_id, error.reason)
             raise
         del answer.missing[part.digest]
+        answer.missing_bytes -= item.size_bytes
         effects: list[RoundEffect] = [LogLayer(device_id, item.layer, values)]
         if not answer.missing:
             effects += self._say_where_it_stands(device_id, answer, now_s)
@@ -185,31 +194,36 @@ class Round:
     def refuse(self, device_id: str, reason: RefusalReason) -> None:
         """Count this device out of the round."""
         self._answers.pop(device_id, None)
+        self._stored = None
         self.refused[device_id] = reason
 
     def _say_where_it_stands(self, device_id: str, answer: _Answer, now_s: float) -> list[RoundEffect]:
         effects: list[RoundEffect] = []
         if not answer.missing and not answer.is_stored:
-            answer.is_stored, answer.granted_s = True, None
+            answer.is_stored, answer.granted_s, self._stored = True, None, None
             effects.append(CommitUpload(device_id, answer.summary))
         if answer.is_stored:
             effects.append(self._acknowledge(device_id, answer))
             return effects + self._grant_waiting(now_s)
-        if answer.granted_s is None and self._fits(answer):
+        if answer.granted_s is None and self._fits(answer, self._granted_bytes()):
             answer.granted_s = now_s
         effects.append(self._acknowledge(device_id, answer))
         return effects
 
-    def _fits(self, answer: _Answer) -> bool:
-        granted = sum(other.missing_bytes for other in self._answers.values() if other.granted_s is not None)
-        return granted == 0 or granted + answer.missing_bytes <= self._window_bytes
+    def _granted_bytes(self) -> int:
+        return sum(other.missing_bytes for other in self._answers.values() if other.granted_s is not None)
+
+    def _fits(self, answer: _Answer, granted_bytes: int) -> bool:
+        return granted_bytes == 0 or granted_bytes + answer.missing_bytes <= self._window_bytes
 
     def _grant_waiting(self, now_s: float) -> list[RoundEffect]:
         effects: list[RoundEffect] = []
+        granted_bytes = self._granted_bytes()
         for device_id, answer in sorted(self._answers.items()):
             is_waiting = answer.granted_s is None and not (answer.is_stored or answer.is_silent)
-            if is_waiting and self._fits(answer):
+            if is_waiting and self._fits(answer, granted_bytes):
                 answer.granted_s = now_s
+                granted_bytes += answer.missing_bytes
                 effects.append(self._acknowledge(device_id, answer))
         return effects
 

@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 
 from edge_client.config import EdgeConfig
 from edge_client.dataset import Dataset, load_dataset
+from edge_client.effects import Effect, LoadProgram, Recall, Train
 from edge_client.fetching import Subscribe, Unsubscribe
-from edge_client.generation import Traffic, compose_generation
+from edge_client.generation import Traffic, compose_generation, find_earlier
 from edge_client.pieces import PiecewiseProgram, examples_within
 from edge_client.program import TrainingProgram
 from edge_client.runtimes import choose_runtime, load_program
-from edge_client.session import Effect, LoadProgram, Session, Train
+from edge_client.session import Session
 from edge_client.store import DeviceStore
 from edge_client.training import run_round
 from wire.errors import DataError, FedlagError, ModelError, ProgramError, WireError
@@ -157,8 +158,18 @@ class Agent:
                     self._link.unsubscribe(effect.topic_filter)
                 case LoadProgram():
                     self._start(self._load(effect))
+                case Recall():
+                    self._recall(effect)
                 case Train():
                     self._start(self._train(effect))
+
+    def _recall(self, effect: Recall) -> None:
+        earlier = find_earlier(effect.plan, self._store.kept_generations())
+        if earlier is not None:
+            log.info(
+                "%s goes back to what it had after round %d-%d", self.device_id, earlier.epoch, earlier.round_number
+            )
+        self._perform(self._session.recalled(effect.plan, earlier))
 
     def _say_what_changed(self) -> None:
         _, reason = self._session.status

@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from wire.broker_address import BrokerAddress
 from wire.messages import DeviceId
-from wire.mqtt import BrokerAddress
 
 __all__ = ["EdgeConfig"]
 

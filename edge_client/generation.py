@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import msgspec
@@ -15,7 +15,7 @@ from wire.manifest import ModelManifest
 from wire.messages import InventoryItem, RoundPlan, Summary
 from wire.tensors import decode_layer, encode_layer
 
-__all__ = ["Generation", "Traffic", "Upload", "compose_generation", "prepare_work"]
+__all__ = ["Generation", "Traffic", "Upload", "compose_generation", "find_earlier", "goes_back", "prepare_work"]
 
 
 class Traffic(NamedTuple):
@@ -78,6 +78,34 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
     def own_layers(self) -> dict[str, np.ndarray]:
         """Return the layers as trained on this device, shape ``(num_params,)``, float32."""
         return {name: np.frombuffer(data, dtype="<f4") for name, data in self.own.items()}
+
+
+def goes_back(plan: RoundPlan, last: Generation | None) -> bool:
+    """Say whether a plan may go on from an earlier generation than the last: its fleet's epoch rose since."""
+    return last is not None and plan.epoch > last.epoch and plan.previous != last.plan
+
+
+def find_earlier(plan: RoundPlan, kept: Iterable[Generation]) -> Generation | None:
+    """Return the generation that a plan of a later epoch goes on from: a version that comes back comes back whole.
+
+    That is the one of the round before the plan's, by its digest: what was the device's own when it first met that version. A
+    device that sat that round out takes, of those of the same model, the one of the latest round before the plan's.
+
+    Args:
+        plan: The plan.
+        kept: What the device keeps, the newest first.
+
+    Returns:
+        ``None`` if there is none: the last generation goes on, as within an epoch.
+    """
+    latest = None
+    for generation in kept:
+        if generation.plan == plan.previous:
+            return generation
+        is_before = generation.round_number < plan.round_number and generation.model_id == plan.model_id
+        if is_before and (latest is None or generation.round_number > latest.round_number):
+            latest = generation
+    return latest
 
 
 def prepare_work(

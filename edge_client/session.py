@@ -1,20 +1,21 @@
 """The device's side of the protocol, as a state machine without I/O.
 
-``handle``, ``tick`` and the shell's reports (``connected``, ``program_ready``, ``trained``, ``training_failed``) return
-effects; the shell carries them out in order. The same machine runs on a device over MQTT and in a simulation.
+``handle``, ``tick`` and the shell's reports (``connected``, ``program_ready``, ``recalled``, ``trained``) return effects;
+the shell carries them out in order. The same machine runs on a device over MQTT and in a simulation.
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 
+from edge_client.effects import Effect, LoadProgram, Recall, Train
 from edge_client.fetching import Fetching, ProgramFiles, Subscribe, Unsubscribe
-from edge_client.generation import Generation, prepare_work
-from edge_client.training import RoundWork, check_plan
+from edge_client.generation import Generation, goes_back, prepare_work
+from edge_client.training import check_plan
 from edge_client.upload import UploadConversation
 from wire.codec import plan_digest
 from wire.errors import WireError
@@ -32,31 +33,11 @@ from wire.messages import (
 from wire.tensors import decode_layer, max_encoded_bytes
 from wire.topics import MODEL, PLAN, PROGRAM, STATUS, Address, Envelope, subscription
 
-__all__ = ["Effect", "LoadProgram", "Session", "Train"]
+__all__ = ["Session"]
 
 MAX_INVITATIONS = 8
 PATIENCE_S = 15.0
 PRESENCE_S = 300.0
-
-
-class LoadProgram(NamedTuple):
-    """Effect: load a program, of these files or of those on disk (``None``).
-
-    The shell reports ``program_ready``, or ``program_missing`` if the disk has none.
-    """
-
-    model_id: str
-    files: dict[str, bytes] | None
-
-
-class Train(NamedTuple):
-    """Effect: run this round, commit its generation, and report ``trained``."""
-
-    work: RoundWork
-    previous: Generation | None
-
-
-Effect = Envelope | Subscribe | Unsubscribe | LoadProgram | Train
 
 
 class Session:
@@ -83,6 +64,8 @@ class Session:
         self._session_number = session_number
         self._runtime = runtime
         self._generation = generation
+        self._earlier: Generation | None = None
+        self._recalled_for = ""
         self._plan: RoundPlan | None = None
         self._plan_digest = ""
         self._invited_to: deque[str] = deque(maxlen=MAX_INVITATIONS)
@@ -170,6 +153,11 @@ class Session:
             return []
         return [*self._program_files.fetch(model_id)]
 
+    def recalled(self, plan: RoundPlan, earlier: Generation | None) -> list[Effect]:
+        """The shell has looked for what this plan goes on from; ``None``: from the last generation, as ever."""
+        self._earlier, self._recalled_for = earlier, plan_digest(plan)
+        return self._go_on()
+
     def trained(self, generation: Generation, now_s: float) -> list[Effect]:
         """The shell has run the round and committed its generation."""
         self._is_training = False
@@ -256,7 +244,12 @@ class Session:
             return self._tell_status()
         if self._plan_digest not in self._invited_to:
             return self._tell_status()
-        own = self._own_layers()
+        before = self._generation
+        if goes_back(plan, before):
+            if self._recalled_for != self._plan_digest:
+                return [*self._tell_status(), Recall(plan)]
+            before = self._earlier or before
+        own = self._own_layers(before)
         needed = {**plan.shared_layers, **{n: d for n, d in plan.personal_layers.items() if n not in own}}
         missing = {name: digest for name, digest in needed.items() if digest not in self._values}
         if missing:
@@ -265,9 +258,9 @@ class Session:
                 effects += self._fetching.want(MODEL, digest, max_encoded_bytes(manifest.layer(name)))
             return effects + self._tell_status()
         self._values = {digest: self._values[digest] for digest in needed.values()}
-        work = prepare_work(plan, self.device_id, self._generation, own, self._values)
+        work = prepare_work(plan, self.device_id, before, own, self._values)
         self._is_training = True
-        return [*self._tell_status(), Train(work, self._generation)]
+        return [*self._tell_status(), Train(work, before)]
 
     def _announce(self, now_s: float) -> list[Effect]:
         """Say what is held ready, unless it holds a layer that is personal now, or that may be for all one knows."""
@@ -278,10 +271,10 @@ class Session:
             return []
         return [*self._upload.announce(now_s)]
 
-    def _own_layers(self) -> dict[str, np.ndarray]:
-        if self._generation is None or self._manifest is None:
+    def _own_layers(self, before: Generation | None) -> dict[str, np.ndarray]:
+        if before is None or self._manifest is None:
             return {}
-        return self._generation.layers_that_fit(self._model_id, self._manifest)
+        return before.layers_that_fit(self._model_id, self._manifest)
 
     def _tell_presence(self, now_s: float) -> list[Effect]:
         """Say the status though nothing has changed: the last word may have been lost, or an older one come late."""

@@ -1,20 +1,22 @@
 """The device's disk: its generations, its program and its session number.
 
-A generation is one file with its digest in front, written beside the last good one and renamed into place. Two are
-kept, so a torn or damaged file falls back to the generation before, and the device says so.
+A generation is one file with its digest in front, written beside the last good one and renamed into place. The last two are in
+slots, so a torn or damaged file falls back to the generation before, and the device says so. Those before are moved aside and
+stay for a while, the last ten in at most 256 MiB: a fleet that goes back finds what its devices had then.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
 from edge_client.generation import Generation, Traffic
 from wire.digest import content_digest
-from wire.durable import storage_error, write_durably
+from wire.durable import storage_error, sync_folder, write_durably
 from wire.errors import ManifestError, StoreError
 from wire.manifest import ModelManifest, decode_manifest
 
@@ -22,6 +24,8 @@ __all__ = ["DeviceStore"]
 
 MAGIC = b"FEDLAG-GENERATION-1\n"
 SLOTS = ("generation-a", "generation-b")
+NUM_EARLIER = 10
+MAX_EARLIER_BYTES = 256 * 1024 * 1024
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +54,8 @@ class DeviceStore:
     def __init__(self, folder: Path) -> None:
         """Make the folder."""
         self._folder = folder
+        self._earlier = folder / "earlier"
+        self._names: dict[str, str] = {}
         self._spare_slot = SLOTS[0]
         self._num_saved = 0
         self._last: Generation | None = None
@@ -62,17 +68,26 @@ class DeviceStore:
             StoreError: If there are generations, and none is whole; or the disk refuses.
         """
         found = [(content, slot) for slot in SLOTS if (content := self._load_slot(self._folder / slot))]
-        if not found and any((self._folder / slot).exists() for slot in SLOTS):
+        self._names = {slot: _name(content.generation) for content, slot in found}
+        newest, newest_slot = max(found, key=lambda pair: pair[0].num_saved, default=(None, SLOTS[1]))
+        self._spare_slot = next(slot for slot in SLOTS if slot != newest_slot)
+        if newest is None and not any((self._folder / slot).exists() for slot in SLOTS):
+            return None
+        newest = newest or next(self._load_earlier(), None)
+        if newest is None:
             raise StoreError(
                 f"no generation in {self._folder} is whole: this device's own layers are in {' and '.join(SLOTS)}, or lost;"
                 " bring back a copy of them, or move them away to begin as a new device"
             )
-        if not found:
-            return None
-        newest, newest_slot = max(found, key=lambda pair: pair[0].num_saved)
         self._num_saved, self._last = newest.num_saved, newest.generation
-        self._spare_slot = next(slot for slot in SLOTS if slot != newest_slot)
         return newest.generation
+
+    def kept_generations(self) -> Iterator[Generation]:
+        """Yield all that are whole, the newest first, one in memory at a time."""
+        slots = sorted(self._names, key=self._names.__getitem__, reverse=True)
+        contents = (self._load_slot(self._folder / slot) for slot in slots)
+        yield from (content.generation for content in contents if content is not None)
+        yield from (content.generation for content in self._load_earlier())
 
     def save_generation(self, generation: Generation) -> None:
         """Commit a generation: after this returns it survives a power cut; before, the last one does.
@@ -83,9 +98,11 @@ class DeviceStore:
             name = f"{self._last.model_id[:12]}-{self._last.epoch}-{self._last.round_number}"
             _make_folder(self._folder / "archive")
             write_durably(self._folder / "archive" / name, _with_digest(_Slot(self._num_saved, self._last)))
+        self._set_aside()
         self._last = generation
         self._num_saved += 1
         write_durably(self._folder / self._spare_slot, _with_digest(_Slot(self._num_saved, generation)))
+        self._names[self._spare_slot] = _name(generation)
         self._spare_slot = next(slot for slot in SLOTS if slot != self._spare_slot)
 
     def next_session(self) -> int:
@@ -124,6 +141,31 @@ class DeviceStore:
         except OSError as error:
             raise _reading_error(self.program_folder(model_id), error) from error
 
+    def _set_aside(self) -> None:
+        """Move what is in the spare slot to those before it, and drop the oldest of them: nothing is written again."""
+        name = self._names.pop(self._spare_slot, None)
+        if name is None:
+            return
+        _make_folder(self._earlier)
+        try:
+            (self._folder / self._spare_slot).replace(self._earlier / name)
+            num_bytes = 0
+            for number, path in enumerate(self._earlier_files()):
+                num_bytes += path.stat().st_size
+                if number >= NUM_EARLIER or num_bytes > MAX_EARLIER_BYTES:
+                    path.unlink()
+            sync_folder(self._earlier)
+        except OSError as error:
+            raise storage_error(self._earlier, error) from error
+
+    def _earlier_files(self) -> list[Path]:
+        """Return the files of those before the slots, the newest first."""
+        return sorted(self._earlier.iterdir(), reverse=True) if self._earlier.exists() else []
+
+    def _load_earlier(self) -> Iterator[_Slot]:
+        contents = (self._load_slot(path) for path in self._earlier_files())
+        yield from (content for content in contents if content is not None)
+
     def _load_slot(self, path: Path) -> _Slot | None:
         try:
             data = path.read_bytes()
@@ -156,6 +198,11 @@ class DeviceStore:
 
     def _save_session(self, state: _Session) -> None:
         write_durably(self._folder / "session.json", msgspec.json.encode(state))
+
+
+def _name(generation: Generation) -> str:
+    """Return the name of its file among the earlier ones; a later round has a higher one."""
+    return f"{generation.epoch:010d}-{generation.round_number:010d}"
 
 
 def _with_digest(slot: _Slot) -> bytes:

@@ -9,22 +9,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import ssl
 import time
 from collections.abc import AsyncIterator
-from typing import Annotated, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
-import msgspec
-from msgspec import Meta
 from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
+from wire.broker_address import BrokerAddress
 from wire.errors import BrokerError
 from wire.topics import QOS, Envelope, encode_payload, topic_of
 
-__all__ = ["BrokerAddress", "Connected", "Link", "MqttLink", "Received"]
+__all__ = ["Connected", "Link", "MqttLink", "Received"]
 
 CONTENT_TYPE = "application/vnd.fedlag.v1+msgpack"
 KEEPALIVE_S = 30
@@ -38,18 +38,6 @@ RETRY_S = 0.2
 PACKET_OVERHEAD = 100
 
 log = logging.getLogger(__name__)
-
-
-class BrokerAddress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where the broker is.
-
-    Args:
-        host: Its name or address.
-        port: Its TCP port.
-    """
-
-    host: Annotated[str, Meta(min_length=1)] = "127.0.0.1"
-    port: Annotated[int, Meta(ge=1, le=65535)] = 1883
 
 
 class Received(NamedTuple):
@@ -88,13 +76,16 @@ class Link(Protocol):
 
 
 class MqttLink:
-    """A ``Link`` over TCP.
+    """A ``Link`` over TCP, or over TLS where the broker's address names an authority.
 
     Args:
         broker: Where the broker is.
         client_id: The device's name, or ``aggregator``, with the fleet's name in front.
         fleet: Whose topics it speaks.
         will: What the broker says for this link if it is lost without a word.
+
+    Raises:
+        ConfigError: If the address names files that cannot be used.
     """
 
     def __init__(self, broker: BrokerAddress, client_id: str, fleet: str, will: Envelope) -> None:
@@ -119,6 +110,9 @@ class MqttLink:
         client.max_queued_messages_set(MAX_QUEUED)
         jitter = random.uniform(1.0, 2.0)  # noqa: S311 - spreads reconnects, guards nothing
         client.reconnect_delay_set(FIRST_DELAY_S * jitter, LONGEST_DELAY_S / jitter)  # type: ignore[arg-type]
+        context = broker.tls_context()
+        if context is not None:
+            client.tls_set_context(context)
         client.will_set(topic_of(fleet, will.address), encode_payload(will), QOS, will.address.route.retained)
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
@@ -141,15 +135,17 @@ class MqttLink:
                 await asyncio.wait_for(attempt, max(deadline - time.monotonic(), RETRY_S))
                 break
             except OSError as error:
-                if time.monotonic() + RETRY_S >= deadline:
+                is_final = isinstance(error, ssl.SSLCertVerificationError)
+                if is_final or time.monotonic() + RETRY_S >= deadline:
                     raise BrokerError(f"no broker at {where} ({str(error) or 'no answer'}); {advice}") from error
                 await asyncio.sleep(RETRY_S)
-        self._client.loop_start()
+        self._start()
         try:
             await asyncio.wait_for(self._greeted.wait(), max(deadline - time.monotonic(), RETRY_S))
         except TimeoutError as error:
             await self.close()
             why = f"it refuses: {self._refusal}" if self._refusal else "what listens there does not answer as one"
+            why += " or refuses this certificate" if self._broker.certificate and not self._refusal else ""
             raise BrokerError(f"no broker at {where} ({why}); {advice}") from error
 
     def _connect_once(self) -> None:
@@ -165,6 +161,14 @@ class MqttLink:
             except TimeoutError:
                 log.warning("the broker did not acknowledge the last messages; closing all the same")
         self._client.disconnect()
+        await self._stop()
+
+    def _start(self) -> None:
+        """Let paho's network thread run from now on."""
+        self._client.loop_start()
+
+    async def _stop(self) -> None:
+        """Return when the network thread has ended."""
         await self._loop.run_in_executor(None, self._client.loop_stop)
         # paho leaves its wake-up sockets to the garbage collector; its thread has ended, so they can be closed here.
         self._client._reset_sockets(sockpair_only=True)  # noqa: SLF001

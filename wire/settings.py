@@ -15,7 +15,7 @@ S = TypeVar("S", bound=msgspec.Struct)
 
 
 def load_settings(path: Path, kind: type[S]) -> S:
-    """Return the settings in a TOML file; relative paths in its top level start at the file's folder.
+    """Return the settings in a TOML file; relative paths start at the file's folder.
 
     Raises:
         ConfigError: If the file is missing, is no TOML, or an option is unknown, missing or wrong.
@@ -26,9 +26,18 @@ def load_settings(path: Path, kind: type[S]) -> S:
         raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{path}: {error}; docs/configuration.md explains every option") from error
-    here = path.resolve().parent
-    paths = {name: here / value for name, value in msgspec.structs.asdict(settings).items() if isinstance(value, Path)}
-    return msgspec.structs.replace(settings, **paths)
+    return _below(path.resolve().parent, settings)
+
+
+def _below(here: Path, settings: S) -> S:
+    """Return settings with all relative paths below a folder, those of its tables included."""
+    fields: dict[str, object] = {}
+    for name, value in msgspec.structs.asdict(settings).items():
+        if isinstance(value, Path):
+            fields[name] = here / value
+        elif isinstance(value, msgspec.Struct):
+            fields[name] = _below(here, value)
+    return msgspec.structs.replace(settings, **fields)
 
 
 def _path(kind: type, value: object) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import statistics
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from simulations.bench.conflict import ConflictRow, bench_conflict
+from simulations.bench.fleets import bench_fleet
 from simulations.bench.round_logs import bench_log
 from simulations.bench.simulating import CPU, Order, Run
 from simulations.bench.step_models import STEP_MODELS
@@ -58,6 +60,15 @@ STEPS = {
     "ms_per_step": "ms/step",
     "ratio_to_torch": "this/torch",
     "resident_mb": "resident MB",
+}
+FLEETS = {
+    "devices": "devices",
+    "lost": "lost",
+    "round_s": "round s",
+    "ack_p50_ms": "ack p50 ms",
+    "ack_p99_ms": "ack p99 ms",
+    "durable_p99_ms": "durable p99 ms",
+    "aggregator_rss_mb": "aggregator MB",
 }
 Form = Annotated[Literal["table", "json"], typer.Option("--format", help="What is printed.")]
 
@@ -134,6 +145,23 @@ def round_log(
     with console.status(f"{devices} uploads of {4e-6 * params:.1f} MB"):
         row = bench_log(devices, params)
     _show([msgspec.to_builtins(row)], LOGS, form)
+
+
+@app.command()
+def fleet(
+    devices: Annotated[
+        list[int] | None, typer.Option(min=2, help="Virtual devices; may be given several times. By default 100.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds that are timed.")] = 1,
+    form: Form = "table",
+) -> None:
+    """Let virtual devices upload 1 MB each at once, through mosquitto over TLS, to an aggregator; they need room on the disk."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what it wrote is removed then, too: it may be gigabytes
+    rows = []
+    for number in devices or [100]:
+        with console.status(f"{number} devices"):
+            rows.append(msgspec.to_builtins(bench_fleet(number, rounds)))
+    _show(rows, FLEETS, form)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""The demo's child processes: they are this product's own commands, and none of them outlives its parent's block."""
+"""Child processes of a demo or a bench: this product's own commands; none of them outlives its parent's block."""
 
 from __future__ import annotations
 
@@ -36,6 +36,11 @@ class Process:
         self._log = log
         self._is_stopping = False
 
+    @property
+    def pid(self) -> int:
+        """The number of the process."""
+        return self._child.pid
+
     async def lines(self) -> AsyncIterator[bytes]:
         """Yield what it writes to standard output, line by line, until it ends."""
         if self._child.stdout is not None:
@@ -72,13 +77,14 @@ def _die_with_parent() -> None:
 
 
 @asynccontextmanager
-async def run_process(name: str, arguments: list[str], folder: Path) -> AsyncIterator[Process]:
+async def run_process(name: str, arguments: list[str], folder: Path, module: str = "fedlag") -> AsyncIterator[Process]:
     """Run ``fedlag`` with these arguments, one compute thread each; it is stopped when the block ends.
 
     Args:
         name: How people call it.
         arguments: Verb and options.
         folder: Where its log goes, ``<name>.log``.
+        module: What runs instead of ``fedlag``.
     """
     log = folder / f"{name}.log"
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
@@ -86,7 +92,7 @@ async def run_process(name: str, arguments: list[str], folder: Path) -> AsyncIte
         child = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
-            "fedlag",
+            module,
             *arguments,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,

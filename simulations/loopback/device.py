@@ -1,21 +1,22 @@
-"""A device in a loopback fleet: the product's session, with a disk that is one value and training that takes its time.
+"""A device in a loopback fleet: the product's session, with a disk in memory and training that takes its time.
 
 It does what ``edge_client.agent`` does, without MQTT, files and threads.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from functools import partial
 
 import msgspec
 
 from edge_client.dataset import Dataset
+from edge_client.effects import Effect, LoadProgram, Recall, Train
 from edge_client.fetching import Subscribe, Unsubscribe
-from edge_client.generation import Generation, Traffic, compose_generation
+from edge_client.generation import Generation, Traffic, compose_generation, find_earlier
 from edge_client.program import TrainingProgram
-from edge_client.session import Effect, LoadProgram, Session, Train
+from edge_client.session import Session
 from edge_client.training import RoundOutcome, RoundWork, run_round
 from simulations.loopback.network import Loopback
 from simulations.loopback.power import Powered
@@ -40,6 +41,7 @@ from wire.topics import (
 __all__ = ["LoopbackDevice"]
 
 TICK_S = 1.0
+NUM_KEPT = 12
 
 
 class LoopbackDevice(Powered):
@@ -66,7 +68,7 @@ class LoopbackDevice(Powered):
         self._fleet = fleet
         self._program = program
         self._data = data
-        self._disk: bytes | None = None
+        self._disk: deque[bytes] = deque(maxlen=NUM_KEPT)
         self._manifests: dict[str, bytes] = {}
         self._session_number = 0
         self._session: Session | None = None
@@ -75,7 +77,7 @@ class LoopbackDevice(Powered):
     @property
     def generation(self) -> Generation | None:
         """What its disk holds."""
-        return None if self._disk is None else msgspec.msgpack.decode(self._disk, type=Generation)
+        return msgspec.msgpack.decode(self._disk[-1], type=Generation) if self._disk else None
 
     def start(self) -> None:
         """Turn it on, perhaps again: a new session of what the disk holds. What was running is gone."""
@@ -140,6 +142,8 @@ class LoopbackDevice(Powered):
                     self._network.unsubscribe(self.device_id, effect.topic_filter)
                 case LoadProgram():
                     self._later(partial(self._load, effect=effect), 0.0)
+                case Recall():
+                    self._later(partial(self._recall, effect=effect), 0.0)
                 case Train():
                     self._later(partial(self._train, effect=effect), self.train_s)
 
@@ -169,6 +173,10 @@ class LoopbackDevice(Powered):
         manifest = decode_manifest(self._manifests[effect.model_id])
         self._perform(session.program_ready(effect.model_id, manifest, self._network.now_s))
 
+    def _recall(self, session: Session, effect: Recall) -> None:
+        kept = (msgspec.msgpack.decode(data, type=Generation) for data in reversed(self._disk))
+        self._perform(session.recalled(effect.plan, find_earlier(effect.plan, kept)))
+
     def _train(self, session: Session, effect: Train) -> None:
         outcome = run_round(self._program, self._data, effect.work)
         if not outcome.is_finite:
@@ -182,5 +190,5 @@ class LoopbackDevice(Powered):
         )
         if self.lose_power() or self.fail_to_write():
             return
-        self._disk = msgspec.msgpack.encode(generation)
+        self._disk.append(msgspec.msgpack.encode(generation))
         self._perform(session.trained(generation, self._network.now_s))

@@ -63,6 +63,9 @@ POINTS: dict[str, Callable[[int], None]] = {
     "parts published, plan not": lambda count: _before(MqttLink, "publish", count, _is(PLAN)),
     # on a device
     "trained, not kept": lambda count: _before(edge_client.store.DeviceStore, "save_generation", count),
+    "the one before moved aside, the next not kept": lambda count: _after(
+        edge_client.store.DeviceStore, "_set_aside", count
+    ),
     "kept, not announced": lambda count: _after(edge_client.store.DeviceStore, "save_generation", count),
     "own layers kept, averages not installed": lambda count: _before(edge_client.session, "prepare_work", count),
     "in the middle of the upload": lambda count: _before(MqttLink, "publish", count, _is(UPDATE)),

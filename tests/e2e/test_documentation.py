@@ -24,6 +24,7 @@ from aggregator.config import AggregatorConfig, AveragingSettings, RoundSettings
 from aggregator.keeping.store import FleetStore
 from broker.embedded import free_port
 from edge_client.config import EdgeConfig
+from wire.broker_address import BrokerAddress
 from wire.messages import TrainingSettings
 from wire.settings import load_settings
 
@@ -105,6 +106,8 @@ def test_the_configurations_in_the_documentation_are_whole_and_current(tmp_path:
     explained = tomllib.loads(aggregator)
     assert set(tomllib.loads(device)) == set(EdgeConfig.__struct_fields__)
     assert set(explained) == set(AggregatorConfig.__struct_fields__)
+    for broker in (explained["broker"], tomllib.loads(device)["broker"]):
+        assert set(broker) == set(BrokerAddress.__struct_fields__)
     assert set(explained["rounds"]) == set(RoundSettings.__struct_fields__)
     assert set(explained["averaging"]) == set(AveragingSettings.__struct_fields__)
     assert set(explained["training"]) == set(TrainingSettings.__struct_fields__) - {"seed"}

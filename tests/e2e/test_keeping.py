@@ -69,6 +69,7 @@ def test_versions_are_listed_compared_rolled_back_backed_up_and_restored_while_t
     fedlag("model", "rollback", config, recent(config))
     edges[0].send_signal(signal.SIGCONT)
     wait_for_epoch(home, 1, 2)
+    assert all(f"{name} goes back to what it had after round 0-" in home.logs() for name in NAMES)
     fedlag("restore", config, archive)
     wait_for_epoch(home, 2, 2)
     home.end(server, signal.SIGTERM)

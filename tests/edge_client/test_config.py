@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from edge_client.config import EdgeConfig
+from wire.broker_address import BrokerAddress
 from wire.errors import ConfigError
-from wire.mqtt import BrokerAddress
 from wire.settings import load_settings
 
 GOOD = {"fleet": '"home"', "device_id": '"pi-1"', "data": '"data.npz"', "folder": '"state"'}

@@ -22,15 +22,15 @@ from aggregator.planning import build_plan
 from aggregator.receipts import Receipts
 from aggregator.round import Round
 from edge_client.dataset import Dataset
+from edge_client.effects import Effect as DeviceEffect
 from edge_client.generation import Generation, compose_generation
 from edge_client.program import TrainingProgram
-from edge_client.session import Effect as DeviceEffect
 from edge_client.session import Session
 from edge_client.training import RoundOutcome, RoundWork, run_round
 from simulations.faults.spec import parse_spec
 from simulations.faults.trial import Trial, run_trial
 from simulations.loopback.aggregator import LoopbackAggregator
-from tests.machines import test_devices, test_rounds
+from tests.machines import test_devices, test_going_back, test_rounds
 from tests.machines.conftest import MakeFleet, Works
 from wire.codec import plan_digest
 from wire.errors import FleetError
@@ -112,12 +112,22 @@ def test_a_session_that_keeps_its_layers_only_once_they_are_counted(
 ) -> None:
     own_layers = Session._own_layers
 
-    def counted_layers(self: Session) -> dict[str, np.ndarray]:
-        return {} if self._upload is not None else own_layers(self)
+    def counted_layers(self: Session, before: Generation | None) -> dict[str, np.ndarray]:
+        return {} if self._upload is not None else own_layers(self, before)
 
     monkeypatch.setattr(Session, "_own_layers", counted_layers)
     with pytest.raises(AssertionError):
         test_devices.test_a_straggler_is_told_that_it_is_late_and_keeps_what_is_its_own(make_fleet, works)
+
+
+def test_a_device_that_goes_back_with_the_layers_that_it_has_now(
+    make_fleet: MakeFleet, works: Works, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("simulations.loopback.device.find_earlier", lambda _plan, _kept: None)
+    with pytest.raises(AssertionError):
+        test_going_back.test_a_device_that_sat_the_round_before_out_goes_back_to_its_latest_round_before_that(
+            make_fleet, works
+        )
 
 
 def test_a_session_that_sends_what_it_held_ready_whatever_the_plan_says(

@@ -8,8 +8,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from broker.embedded import EmbeddedBroker
+from wire.broker_address import BrokerAddress
 from wire.messages import DeviceStatus, Message, Part
-from wire.mqtt import BrokerAddress, Connected, MqttLink, Received
+from wire.mqtt import Connected, MqttLink, Received
 from wire.topics import STATUS, UPDATE, Address, Envelope, Route, decode_payload, parse_topic, subscription
 
 FLEET = "home"

@@ -9,9 +9,10 @@ import time
 import pytest
 
 from broker.embedded import free_port
+from wire.broker_address import BrokerAddress
 from wire.errors import BrokerError
 from wire.messages import DeviceStatus
-from wire.mqtt import BrokerAddress, MqttLink
+from wire.mqtt import MqttLink
 from wire.topics import STATUS, Address, Envelope
 
 FLEET = "home"

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wire.broker_address import BrokerAddress
 from wire.errors import ConfigError
-from wire.mqtt import BrokerAddress
 from wire.settings import load_settings
 
 

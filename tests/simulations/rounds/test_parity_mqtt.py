@@ -42,8 +42,8 @@ from tests.simulations.rounds.fleets import (
     run,
     simulated_perceptron,
 )
+from wire.broker_address import BrokerAddress
 from wire.manifest import decode_manifest
-from wire.mqtt import BrokerAddress
 from wire.tensors import decode_layer
 
 pytestmark = pytest.mark.slow

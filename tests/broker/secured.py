@@ -1,0 +1,39 @@
+"""mosquitto over TLS for the tests that need it; they skip where it is not installed."""
+
+from __future__ import annotations
+
+import datetime as dt
+from pathlib import Path
+
+import pytest
+
+from broker.authority import Authority
+from broker.mosquitto import MosquittoBroker, find_mosquitto
+from wire.broker_address import BrokerAddress
+from wire.errors import BrokerError
+
+
+def skip_without_mosquitto() -> None:
+    try:
+        find_mosquitto()
+    except BrokerError as error:
+        pytest.skip(str(error))
+
+
+class SecuredBroker:
+    """A broker and the authority of its fleet.
+
+    Args:
+        folder: For everything.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        skip_without_mosquitto()
+        self.authority = Authority(folder, "test", dt.timedelta(days=1))
+        identity = self.authority.sign_server("broker", "127.0.0.1")
+        self.broker = MosquittoBroker(folder / "broker", self.authority.certificate, identity)
+
+    def address(self, name: str, host: str = "127.0.0.1") -> BrokerAddress:
+        """Return where the broker is, with a certificate of this name."""
+        ca = self.authority.certificate
+        return BrokerAddress(host, self.broker.port, ca, *self.authority.sign_client(name))
