@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from aggregator.config import AggregatorConfig
 from aggregator.effects import AskCohort, Checkpoint, CloseRound, CommitUpload, Effect, Finished, LogLayer
 from aggregator.fleet import Fleet
+from aggregator.intake import Intake
 from aggregator.keeping.round_log import RoundLog
 from aggregator.keeping.store import FleetStore
 from aggregator.opening import go_on_from, open_state
@@ -21,9 +22,9 @@ from aggregator.round import Interrupted
 from aggregator.round_report import RoundReport
 from aggregator.selection import make_selector
 from wire.codec import plan_digest
-from wire.errors import ModelError, StoreError, WireError
+from wire.errors import ModelError, StoreError
 from wire.mqtt import Connected, MqttLink, Received
-from wire.topics import PLAN, STATUS, SUMMARY, UPDATE, Envelope, decode_payload, parse_topic, subscription
+from wire.topics import PLAN, STATUS, SUMMARY, UPDATE, Envelope, subscription
 
 __all__ = ["Server"]
 
@@ -69,6 +70,7 @@ class Server:
             receipts=Receipts(self._store.receipts()),
             interrupted=_interrupted(self._log, plan_digest(state.plan)),
         )
+        self._intake = Intake(config, program.manifest, self._fleet)
         self._finished = asyncio.Event()
         if state.is_finished:
             log.info("all %s rounds are done; raise num_rounds to go on", config.rounds.num_rounds)
@@ -113,13 +115,12 @@ class Server:
                     await self._receive(event)
 
     async def _receive(self, event: Received) -> None:
-        try:
-            address = parse_topic(self._config.fleet, event.topic)
-            message = decode_payload(address, event.payload)
-            await self._perform(self._fleet.handle(address, message, time.monotonic()))
-        except WireError as error:
-            self._fleet.refused[error.reason] += 1
-            log.warning("refused a message on %s: %s", event.topic[:200], error)
+        await self._perform(self._intake.take(event.topic, event.payload, time.monotonic()))
+        self._complain()
+
+    def _complain(self) -> None:
+        for line in self._intake.complaints.lines(time.monotonic()):
+            log.warning("%s", line)
 
     async def _let_time_pass(self) -> None:
         waiting_for = ""
@@ -128,6 +129,7 @@ class Server:
             async with self._one_at_a_time:
                 await self._go_back_if_asked()
                 await self._perform(self._fleet.tick(time.monotonic()))
+            self._complain()
             if self._fleet.waiting_for != waiting_for:
                 waiting_for = self._fleet.waiting_for
                 if waiting_for:
@@ -155,6 +157,7 @@ class Server:
                     if effect.address.route is PLAN:
                         await self._link.drained()  # what a plan names is on the broker before the plan
                     self._link.publish(effect)
+                    self._intake.sent(effect, time.monotonic())
                 case AskCohort():
                     self._log.ask(effect.plan, effect.cohort)
                 case LogLayer():

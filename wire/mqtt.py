@@ -268,7 +268,9 @@ class MqttLink:
         size = len(event.payload)
         if self._queue.qsize() >= MAX_RECEIVED or self._waiting_bytes + size > MAX_RECEIVED_BYTES:
             self.num_dropped += 1
-            log.warning("dropped a message: %d of %d bytes wait already", self._queue.qsize(), self._waiting_bytes)
+            if self.num_dropped & (self.num_dropped - 1) == 0:  # the first, then twice as many
+                waiting = (self._queue.qsize(), self._waiting_bytes)
+                log.warning("dropped a message: %d of %d bytes wait already; %d so far", *waiting, self.num_dropped)
             return
         self._waiting_bytes += size
         self._queue.put_nowait(event)
