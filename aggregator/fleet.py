@@ -78,6 +78,7 @@ class Fleet:
         self._round: Round | None = None
         self._gathering_since_s: float | None = None
         self._is_closing = False
+        self._believed: set[str] = set()
         self._plan_digest = plan_digest(state.plan)
         self.refused: Counter[str] = Counter()
 
@@ -190,10 +191,11 @@ class Fleet:
         plan = self.state.plan
         if (status.epoch, status.round_number) <= (plan.epoch, plan.round_number):
             return []
-        if status.epoch > plan.epoch + MAX_EPOCHS_AHEAD:
+        if status.epoch > plan.epoch + MAX_EPOCHS_AHEAD or device_id in self._believed:
             raise WireError(
                 "foreign-round", f"{device_id} claims to have seen epoch {status.epoch}, this is {plan.epoch}"
             )
+        self._believed.add(device_id)  # once: from now on it has seen no later plan than ours
         plan = msgspec.structs.replace(plan, epoch=status.epoch + 1)
         return self.go_on_from(msgspec.structs.replace(self.state, plan=plan), {})
 
