@@ -54,7 +54,9 @@ class Server:
         self._store.claim()
         self._program = program = ProgramFolder(config.program)
         chosen, statistics = config.selector, program.manifest.statistics_layers
-        self._selector = make_selector(chosen.name, chosen.options, config.rounds.num_rounds, statistics)
+        self._selector = make_selector(
+            chosen.name, chosen.options, config.rounds.num_rounds, statistics, config.averaging.malicious_share
+        )
         state = open_state(config, program, self._selector, self._store)
         digests = {*state.plan.shared_layers.values(), *state.plan.personal_layers.values()}
         layers_in_plan = {digest: self._store.layers.load(digest) for digest in digests}

@@ -156,7 +156,8 @@ class LoopbackAggregator(Powered):
     def _selector(self) -> Selector:
         settings = self._config.selector
         statistics = self.manifest.statistics_layers
-        return make_selector(settings.name, settings.options, self._config.rounds.num_rounds, statistics)
+        share = self._config.averaging.malicious_share
+        return make_selector(settings.name, settings.options, self._config.rounds.num_rounds, statistics, share)
 
     def _first_state(self, layers: dict[str, str]) -> FleetState:
         selector = self._selector()
