@@ -1,21 +1,22 @@
-"""Conflict that a few devices cannot make up or hide: each device's cosines, and then the devices, without both ends.
+"""Conflict that a few devices cannot make up or hide: it is looked for among the devices that are not at either end.
 
-A device that lies is in a pair with each of the others, so leaving it out is not enough: of the honest devices' shares
-each may be off by what it told them. With ``n`` devices of which ``m`` may lie::
+Of ``n`` devices ``m`` may lie. Left out are the ``m`` that conflict with the most others and the ``m`` that conflict with the
+fewest; the score is the share of pairs in conflict among the rest. A device that lies is in a pair with each of the
+others, so it must be left out of their counts as well: a mean of the devices' counts without both ends would keep what
+liars did to those of the honest ones. Then, whatever ``m`` devices send:
 
-    partners   of a device's n - 1 cosines the m lowest and the m highest are left out; of the rest, how many conflict
-    devices    of these n counts the m lowest and the m highest are left out; the score is the rest's share
+- If they stand out, in conflict with more devices than any honest one or with fewer, the score is one of honest devices alone.
+- To stay, a liar must conflict with no more devices than some honest one does. Where honest devices all agree, liars make no
+  more than ``m * m`` pairs conflict, of ``(n - 2 m) (n - 2 m - 1) / 2``; where all conflict, they hide no more.
 
-A device's count is that of its honest partners, less up to ``m``, whatever liars send: between that of all its ``m`` best
-and that of all its ``m`` worst honest partners left out. So the score lies between the lowest and the highest of that,
-over honest devices: 0 where all of them agree, 1 where all conflict. A conflict of no more than ``m`` devices, which as
-many liars could have made up, is not seen. The mean cosine lies between honest pairs' cosines in the same way.
+The mean cosine is that of the devices without the ``m`` whose own mean with the others is the lowest, and the highest.
 
-The trimmed mean is that of D. Yin et al., "Byzantine-Robust Distributed Learning", ICML 2018, of numbers instead of parameters.
+Trimmed means against Byzantine devices are from D. Yin et al., "Byzantine-Robust Distributed Learning", ICML 2018.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,7 +24,7 @@ import numpy as np
 from aggregator.conflict import LayerConflict
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Float64
+    from jaxtyping import Float, Float64, Int64
 
 __all__ = ["trimmed_conflict"]
 
@@ -45,33 +46,28 @@ def trimmed_conflict(
         num_malicious: How many devices may lie, at least 0.
 
     Returns:
-        The counts of the comparisons that are left, of both devices of a pair each; none, if so many liars leave none.
+        The counts and the mean of the pairs that are left; none, if so many liars leave no pair.
 
     Example:
-        >>> honest = [[1, 0], [2, 1], [3, 0], [1, 1], [2, 0]]
-        >>> trimmed_conflict(np.array([*honest, [-9, 0]], dtype=np.float32), 0.0, num_malicious=1).conflict_score
+        >>> told = np.array([[1, 0], [2, 1], [3, 0], [1, 1], [2, 0], [-9, 0]], dtype=np.float32)
+        >>> trimmed_conflict(told, 0.0, num_malicious=1).conflict_score
         0.0
-        >>> trimmed_conflict(np.array([*honest, [-9, 0]], dtype=np.float32), 0.0, num_malicious=0).conflict_score
+        >>> trimmed_conflict(told, 0.0, num_malicious=0).conflict_score
         0.3333333333333333
     """
     units = _directions(sketches)
-    num_devices = len(units)
-    num_partners = num_devices - 1 - 2 * num_malicious
-    if num_partners < 1:
+    num_left = len(units) - 2 * num_malicious
+    if num_left < 2:  # noqa: PLR2004 - a pair
         return LayerConflict(0, 0, 0.0)
-    counts, means = np.empty(num_devices, dtype=np.int64), np.empty(num_devices)
-    step = max(BLOCK_VALUES // num_devices, 1)
-    for begin in range(0, num_devices, step):
-        cosines = np.clip(units[begin : begin + step] @ units.T, -1.0, 1.0)
-        rows = np.arange(len(cosines))
-        cosines[rows, begin + rows] = np.inf  # oneself, behind all others
-        cosines.sort(axis=1)
-        left = cosines[:, num_malicious : num_malicious + num_partners]
-        counts[begin : begin + step] = np.count_nonzero(left < conflict_threshold, axis=1)
-        means[begin : begin + step] = left.mean(1)
-    kept = slice(num_malicious, num_devices - num_malicious)
-    num_kept = num_devices - 2 * num_malicious
-    return LayerConflict(int(np.sort(counts)[kept].sum()), num_kept * num_partners, float(np.sort(means)[kept].mean()))
+    counts, sums = _conflicts_and_sums(units, conflict_threshold)
+    middle = slice(num_malicious, num_malicious + num_left)
+    by_conflict, by_cosine = np.lexsort((-sums, counts))[middle], np.argsort(sums, kind="stable")[middle]
+    conflicts, _ = _conflicts_and_sums(units[by_conflict], conflict_threshold)
+    _, cosines = _conflicts_and_sums(units[by_cosine], conflict_threshold)
+    num_pairs = num_left * (num_left - 1) // 2
+    return LayerConflict(
+        int(conflicts.sum()) // 2, num_pairs, float(np.clip(cosines.sum() / (2 * num_pairs), -1.0, 1.0))
+    )
 
 
 def _directions(sketches: Float[np.ndarray, "devices width"]) -> Float64[np.ndarray, "moved width"]:
@@ -80,3 +76,24 @@ def _directions(sketches: Float[np.ndarray, "devices width"]) -> Float64[np.ndar
     norms = np.sqrt(np.einsum("ij,ij->i", values, values))
     directions: Float64[np.ndarray, "moved width"] = values[norms > 0] / norms[norms > 0, None]
     return directions
+
+
+def _conflicts_and_sums(
+    units: Float64[np.ndarray, "devices width"], conflict_threshold: float
+) -> tuple[Int64[np.ndarray, " devices"], Float64[np.ndarray, " devices"]]:
+    """Return with how many others each device conflicts, and the sum of its cosines with them."""
+    counts, sums = np.empty(len(units), dtype=np.int64), np.empty(len(units))
+    for block, cosines in _blocks(units):
+        counts[block] = np.count_nonzero(cosines < conflict_threshold, axis=1)
+        sums[block] = cosines.sum(1) - 1.0  # without oneself
+    return counts, sums
+
+
+def _blocks(
+    units: Float64[np.ndarray, "devices width"],
+) -> Iterator[tuple[slice, Float64[np.ndarray, "block devices"]]]:
+    """Yield the cosines of some devices with all, a block at a time."""
+    step = max(BLOCK_VALUES // len(units), 1)
+    for begin in range(0, len(units), step):
+        block = slice(begin, begin + step)
+        yield block, np.clip(units[block] @ units.T, -1.0, 1.0)
