@@ -45,6 +45,8 @@ class RoundSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         window_bytes: The most bytes of uploads that are under way at one time.
         schedule: How the learning rate falls over the rounds (``aggregator.schedule``); if it does, they have an end.
         warmup_rounds: Rounds over which it rises first, fewer than there are.
+        guard: By what share of itself the devices' validation loss may rise from one version to the next; more makes the fleet go back
+            (``aggregator.guard``). Absent: nobody looks.
     """
 
     num_rounds: Positive | None = None
@@ -57,6 +59,7 @@ class RoundSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     window_bytes: Positive = 64 * 1024 * 1024
     schedule: Schedule = "constant"
     warmup_rounds: Annotated[int, Meta(ge=0)] = 0
+    guard: Annotated[float, Meta(gt=0)] | None = None
 
     def __post_init__(self) -> None:
         """Refuse settings that contradict each other."""

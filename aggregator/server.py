@@ -7,8 +7,10 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 
+import msgspec
+
 from aggregator.config import AggregatorConfig
-from aggregator.effects import AskCohort, Checkpoint, CloseRound, CommitUpload, Effect, Finished, LogLayer
+from aggregator.effects import AskCohort, Checkpoint, CloseRound, CommitUpload, Effect, Finished, GoBack, LogLayer
 from aggregator.fleet import Fleet
 from aggregator.intake import Intake
 from aggregator.keeping.round_log import RoundLog
@@ -152,6 +154,23 @@ class Server:
             await self._perform(self._fleet.go_on_from(state, layers))
         self._store.forget_request(request)
 
+    async def _end_round(self, effect: CloseRound | GoBack) -> None:
+        await (self._go_back(effect) if isinstance(effect, GoBack) else self._close_round(effect))
+
+    async def _go_back(self, effect: GoBack) -> None:
+        epoch = self._fleet.state.plan.epoch + 1
+        try:
+            version = self._store.version(effect.version)
+            state = go_on_from(self._config, self._program, self._selector, version, epoch)
+            layers = {digest: self._store.layers.load(digest) for digest in state.layers.values()}
+        except (ModelError, StoreError) as error:
+            log.warning("%s, but %s: going on", effect.guard.note, error)
+            await self._perform([effect.otherwise])
+        else:
+            log.warning("%s", effect.guard.note)
+            state = msgspec.structs.replace(state, guard=effect.guard)
+            await self._perform(self._fleet.go_on_from(state, layers, effect.closed))
+
     async def _perform(self, effects: Iterable[Effect]) -> None:
         for effect in effects:
             match effect:
@@ -166,8 +185,8 @@ class Server:
                     self._log.append(effect.device_id, effect.layer, effect.values)
                 case CommitUpload():
                     self._log.commit(effect.device_id, effect.summary)
-                case CloseRound():
-                    await self._close_round(effect)
+                case CloseRound() | GoBack():
+                    await self._end_round(effect)
                 case Checkpoint():
                     self._save(effect)
                 case Finished():

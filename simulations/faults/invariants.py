@@ -104,7 +104,7 @@ def _averages_of_other_uploads(fleet: LoopbackFleet, heard: _Heard, closed: list
 
 
 def _uploads_acknowledged_and_lost(heard: _Heard, closed: list[ClosedRound]) -> Iterator[str]:
-    receipts = {(it.plan.epoch, it.plan.round_number): it.receipts for it in closed}
+    receipts = {(it.plan.epoch, it.plan.round_number): it.receipts for it in closed if not it.report.held}
     for device_id, message in heard.acknowledged:
         counted = receipts.get((message.epoch, message.round_number))
         if counted is not None and message.state in ("stored", "counted"):

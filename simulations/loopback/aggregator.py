@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from aggregator.config import AggregatorConfig
-from aggregator.effects import AskCohort, Checkpoint, CloseRound, CommitUpload, Effect, Finished, LogLayer
+from aggregator.effects import AskCohort, Checkpoint, CloseRound, CommitUpload, Effect, Finished, GoBack, LogLayer
 from aggregator.fleet import Fleet
 from aggregator.intake import Intake
 from aggregator.planning import FleetState, build_plan
@@ -79,7 +79,9 @@ class LoopbackAggregator(Powered):
         self._intake: Intake | None = None
         blobs = {name: encode_layer(manifest.layer(name), values, codec="raw") for name, values in initial.items()}
         self._layers = {content_digest(data): data for data in blobs.values()}
-        self._checkpoint = msgspec.msgpack.encode(self._first_state({n: content_digest(d) for n, d in blobs.items()}))
+        first = self._first_state({n: content_digest(d) for n, d in blobs.items()})
+        self._checkpoint = msgspec.msgpack.encode(first)
+        self._versions = {first.name: self._checkpoint}
 
     @property
     def reports(self) -> list[RoundReport]:
@@ -90,6 +92,10 @@ class LoopbackAggregator(Powered):
     def state(self) -> FleetState:
         """The last checkpoint."""
         return msgspec.msgpack.decode(self._checkpoint, type=FleetState)
+
+    def version(self, name: str) -> FleetState:
+        """Return a version by its name, as ``0-12``."""
+        return msgspec.msgpack.decode(self._versions[name], type=FleetState)
 
     @property
     def fleet(self) -> Fleet:
@@ -220,6 +226,8 @@ class LoopbackAggregator(Powered):
                 self._close_round(effect)
             case Checkpoint():
                 self._save(effect)
+            case GoBack():
+                self._go_back(effect)
             case Finished():
                 pass
 
@@ -230,8 +238,15 @@ class LoopbackAggregator(Powered):
             topic = topic_of(self._config.fleet, envelope.address)
             self._network.publish(NAME, topic, encode_payload(envelope), retained=envelope.address.route.retained)
 
+    def _go_back(self, effect: GoBack) -> None:
+        version = self.version(effect.version)
+        plan = msgspec.structs.replace(version.plan, epoch=self.state.plan.epoch + 1)
+        state = msgspec.structs.replace(version, plan=plan, guard=effect.guard)
+        layers = {digest: self._layers[digest] for digest in state.layers.values()}
+        self._perform(self.fleet.go_on_from(state, layers, effect.closed))
+
     def _save(self, effect: Checkpoint) -> None:
-        self._checkpoint = msgspec.msgpack.encode(effect.state)
+        self._checkpoint = self._versions[effect.state.name] = msgspec.msgpack.encode(effect.state)
         self._layers |= effect.layers
         if effect.closed is not None:
             plan = effect.closed.plan
