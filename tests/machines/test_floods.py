@@ -7,8 +7,12 @@ from functools import partial
 import pytest
 
 import aggregator.intake
+import aggregator.summaries
+from aggregator.summaries import Summaries
 from simulations.loopback.fleet import LoopbackFleet
+from simulations.loopback.numpy_program import NumpyProgram
 from tests.machines.conftest import MakeFleet
+from wire.messages import Part
 from wire.topics import decode_payload
 
 
@@ -62,3 +66,14 @@ def test_a_flood_makes_a_few_lines_in_the_log(make_fleet: MakeFleet) -> None:
     lines = intake.complaints.lines(fleet.network.now_s)
     assert 0 < len(lines) <= 3  # one for each reason
     assert any("pi-0" in line and "flooding" in line for line in lines)
+
+
+def test_summaries_that_are_begun_under_names_that_are_made_up_take_bounded_memory(
+    program: NumpyProgram, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(aggregator.summaries, "MAX_BYTES", 0)
+    summaries = Summaries(program.manifest, 1024)
+    part = Part(digest="0" * 64, index=0, num_parts=2, size_bytes=2048, data=bytes(1024))
+    for number in range(1000):
+        assert summaries.add(f"made-up-{number}", part) is None
+    assert len(summaries._begun) == 16
