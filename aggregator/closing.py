@@ -6,10 +6,12 @@ from collections.abc import Mapping
 
 import msgspec
 import numpy as np
+from msgspec import UnsetType
 
 from aggregator.admission import summary_width
 from aggregator.config import AggregatorConfig
 from aggregator.evidence import Decision, Evidence, Selector, measure_conflicts
+from aggregator.guard import GuardState, judge_version, remember_version
 from aggregator.planning import FleetState, build_plan
 from aggregator.round import Round
 from aggregator.round_report import DeviceRound, RoundReport
@@ -69,10 +71,21 @@ def close_round(
         selector_state=selector_state,
         decision=decision,
         is_finished=was_measuring,
+        guard=_guard(round_, state, config),
     )
     return following, _report(
         round_, evidence, decision, selector.name, runtimes=runtimes, refused_messages=refused_messages, now_s=now_s
     )
+
+
+def _guard(round_: Round, state: FleetState, config: AggregatorConfig) -> GuardState | UnsetType:
+    """Return what the guard knows after a version that stays."""
+    bound, share = config.rounds.guard, config.averaging.malicious_share
+    if bound is None:
+        return state.guard
+    told = {name: summary.before for name, summary in round_.stored.items()}
+    verdict = judge_version(state.guard, told, bound, fewest=config.rounds.quorum, malicious_share=share)
+    return remember_version(state.guard, state.name, round_.plan.round_number, told, verdict)
 
 
 def _evidence(plan: RoundPlan, manifest: ModelManifest, counted: Mapping[str, Summary]) -> Evidence:

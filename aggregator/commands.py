@@ -63,6 +63,9 @@ def _print_json(report: RoundReport) -> None:
 
 
 def _print_text(report: RoundReport) -> None:
+    if report.held:
+        console.print(f"round {report.round_number} is not used: {report.held}", soft_wrap=True)
+        return
     losses = [figures.before.loss for figures in report.counted.values()]
     personal = ", ".join(report.next_personal_layers) or "none"
     console.print(

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from aggregator.evidence import MaliciousShare
 from wire.broker_address import BrokerAddress
 from wire.messages import DeviceId, TrainingSettings
 
@@ -44,6 +45,8 @@ class RoundSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         window_bytes: The most bytes of uploads that are under way at one time.
         schedule: How the learning rate falls over the rounds (``aggregator.schedule``); if it does, they have an end.
         warmup_rounds: Rounds over which it rises first, fewer than there are.
+        guard: By what share of itself the devices' validation loss may rise from one version to the next; more makes the fleet go back
+            (``aggregator.guard``). Absent: nobody looks.
     """
 
     num_rounds: Positive | None = None
@@ -56,6 +59,7 @@ class RoundSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     window_bytes: Positive = 64 * 1024 * 1024
     schedule: Schedule = "constant"
     warmup_rounds: Annotated[int, Meta(ge=0)] = 0
+    guard: Annotated[float, Meta(gt=0)] | None = None
 
     def __post_init__(self) -> None:
         """Refuse settings that contradict each other."""
@@ -70,12 +74,13 @@ class AveragingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
 
     Args:
         method: ``mean`` by numbers of examples; against hostile or broken devices ``median``, ``trimmed-mean`` or ``multi-krum``.
-        malicious_share: The share of devices that a trimmed mean drops at each end, and multi-Krum leaves out.
+        malicious_share: Of the devices, that may be hostile or broken: a trimmed mean drops as many at each end, multi-Krum leaves
+            as many out, and a selector does not believe so many. Absent: ``ASSUMED_SHARE`` for averages, and selectors believe all.
         clip_norm: Updates longer than so many times the cohort's median are scaled down to it first; absent: none is.
     """
 
     method: Literal["mean", "median", "trimmed-mean", "multi-krum"] = "mean"
-    malicious_share: Annotated[float, Meta(ge=0, lt=0.5)] = 0.2
+    malicious_share: MaliciousShare | None = None
     clip_norm: Annotated[float, Meta(gt=0)] | None = None
 
 

@@ -6,12 +6,23 @@ from typing import NamedTuple
 
 import numpy as np
 
+from aggregator.guard import GuardState
 from aggregator.planning import FleetState
 from aggregator.round_report import ClosedRound
 from wire.messages import Summary
 from wire.topics import Envelope
 
-__all__ = ["AskCohort", "Checkpoint", "CloseRound", "CommitUpload", "Effect", "Finished", "LogLayer", "RoundEffect"]
+__all__ = [
+    "AskCohort",
+    "Checkpoint",
+    "CloseRound",
+    "CommitUpload",
+    "Effect",
+    "Finished",
+    "GoBack",
+    "LogLayer",
+    "RoundEffect",
+]
 
 
 class LogLayer(NamedTuple):
@@ -54,8 +65,20 @@ class Checkpoint(NamedTuple):
     closed: ClosedRound | None
 
 
+class GoBack(NamedTuple):
+    """Effect: call ``go_on_from`` with a version that is kept, with this of its guard and the round that is over.
+
+    If the version cannot be read: do what is done otherwise.
+    """
+
+    version: str
+    guard: GuardState
+    closed: ClosedRound
+    otherwise: CloseRound
+
+
 class Finished(NamedTuple):
     """Effect: the last round is closed."""
 
 
-Effect = RoundEffect | AskCohort | CloseRound | Checkpoint | Finished
+Effect = RoundEffect | AskCohort | CloseRound | Checkpoint | GoBack | Finished

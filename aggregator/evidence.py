@@ -14,6 +14,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from aggregator.conflict import LayerConflict, default_conflict_threshold, layer_conflict
+from aggregator.trimmed_conflict import trimmed_conflict
 from wire.errors import ConfigError, FleetError
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ __all__ = [
     "Evidence",
     "FixedState",
     "LayerSelector",
+    "MaliciousShare",
     "PaperState",
     "Selector",
     "SelectorState",
@@ -32,6 +34,10 @@ __all__ = [
     "in_model_order",
     "measure_conflicts",
 ]
+
+
+MaliciousShare = Annotated[float, Meta(ge=0, lt=0.5)]
+"""The share of the devices that may lie; of ``n`` of them ``floor(share * n)``."""
 
 
 class Evidence(msgspec.Struct, frozen=True, eq=False):
@@ -51,6 +57,12 @@ class Evidence(msgspec.Struct, frozen=True, eq=False):
     sketches: dict[str, Float32[np.ndarray, "devices width"]] = {}
     norms: dict[str, Float64[np.ndarray, " devices"]] = {}
     swap_gains: dict[str, Float64[np.ndarray, " testers"]] = {}
+
+    @property
+    def num_devices(self) -> int:
+        """How many devices told something."""
+        told = (*self.norms.values(), *self.sketches.values(), *self.swap_gains.values())
+        return max((len(rows) for rows in told), default=0)
 
 
 class Decision(msgspec.Struct, frozen=True):
@@ -207,12 +219,16 @@ def in_model_order(layers: Collection[str], model_layers: Iterable[str]) -> tupl
     return tuple(layer for layer in model_layers if layer in layers)
 
 
-def measure_conflicts(evidence: Evidence, conflict_threshold: float | None = None) -> dict[str, LayerConflict]:
+def measure_conflicts(
+    evidence: Evidence, conflict_threshold: float | None = None, malicious_share: float | None = None
+) -> dict[str, LayerConflict]:
     """Return the conflict of every layer of which at least two devices that moved sent a sketch.
 
     Args:
         evidence: Of a round; a device with a norm of 0 leaves the layer's pairs.
         conflict_threshold: For all layers; None is ``default_conflict_threshold`` of each.
+        malicious_share: Of the devices, in ``[0, 0.5)``, whose sketches may be lies (``aggregator.trimmed_conflict``); None
+            believes all.
 
     Returns:
         Layer -> its conflict, in the model's order, with at least one pair each.
@@ -220,6 +236,7 @@ def measure_conflicts(evidence: Evidence, conflict_threshold: float | None = Non
     Raises:
         FleetError: If a layer's sketches come without its norms.
     """
+    num_malicious = int((malicious_share or 0.0) * evidence.num_devices)
     conflicts = {}
     for layer, num_params in evidence.num_params.items():
         if layer not in evidence.sketches:
@@ -232,7 +249,10 @@ def measure_conflicts(evidence: Evidence, conflict_threshold: float | None = Non
         if threshold is None:
             threshold = default_conflict_threshold(num_params, sketches.shape[1])
         moved = norms > 0
-        conflict = layer_conflict(sketches if moved.all() else sketches[moved], threshold)
+        told = sketches if moved.all() else sketches[moved]
+        conflict = (
+            trimmed_conflict(told, threshold, num_malicious) if num_malicious else layer_conflict(told, threshold)
+        )
         if conflict.num_compared:
             conflicts[layer] = conflict
     return conflicts

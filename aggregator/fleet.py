@@ -16,6 +16,8 @@ from aggregator.closing import close_round
 from aggregator.config import AggregatorConfig
 from aggregator.effects import AskCohort, Checkpoint, CloseRound, Effect, Finished
 from aggregator.evidence import Selector
+from aggregator.guard import is_held
+from aggregator.holding import go_back_if_worse
 from aggregator.planning import FleetState, choose_cohort, cohort_draw
 from aggregator.presence import Presence
 from aggregator.publication import Publication
@@ -78,6 +80,7 @@ class Fleet:
         self._round: Round | None = None
         self._gathering_since_s: float | None = None
         self._is_closing = False
+        self._believed: set[str] = set()
         self._plan_digest = plan_digest(state.plan)
         self.refused: Counter[str] = Counter()
 
@@ -92,6 +95,10 @@ class Fleet:
         if self._round is not None or self.state.is_finished:
             return ""
         rounds = self._config.rounds
+        if is_held(self.state.guard, rounds.guard):
+            return (
+                "held: the averages got worse twice in a row; mend the cause, then `fedlag model rollback ... latest`"
+            )
         return f"{len(self.reachable)} devices are ready; a round needs {rounds.quorum}, at best {rounds.cohort_size}"
 
     def connected(self, now_s: float) -> list[Effect]:
@@ -169,16 +176,19 @@ class Fleet:
         effects += self._publication.next_version(new_layers, plan)
         return effects + self._open_if_gathered(now_s)
 
-    def go_on_from(self, state: FleetState, layers: Mapping[str, bytes]) -> list[Effect]:
+    def go_on_from(
+        self, state: FleetState, layers: Mapping[str, bytes], closed: ClosedRound | None = None
+    ) -> list[Effect]:
         """Give up the open round and go on from a state of a later epoch.
 
         Args:
             state: The state; its plan's epoch is later than any that devices have seen.
             layers: Digest -> encoded values of its layers that the plan before did not name.
+            closed: The round that is over, if one is.
         """
         self.state, self._round, self._interrupted, self._is_closing = state, None, None, False
         self._plan_digest = plan_digest(state.plan)
-        return [Checkpoint(state, {}, None), *self._publication.next_version(layers, state.plan)]
+        return [Checkpoint(state, {}, closed), *self._publication.next_version(layers, state.plan)]
 
     def _take_status(self, device_id: str, status: DeviceStatus | None, now_s: float) -> list[Effect]:
         self._presence.take(device_id, status)
@@ -190,10 +200,11 @@ class Fleet:
         plan = self.state.plan
         if (status.epoch, status.round_number) <= (plan.epoch, plan.round_number):
             return []
-        if status.epoch > plan.epoch + MAX_EPOCHS_AHEAD:
+        if status.epoch > plan.epoch + MAX_EPOCHS_AHEAD or device_id in self._believed:
             raise WireError(
                 "foreign-round", f"{device_id} claims to have seen epoch {status.epoch}, this is {plan.epoch}"
             )
+        self._believed.add(device_id)  # once: from now on it has seen no later plan than ours
         plan = msgspec.structs.replace(plan, epoch=status.epoch + 1)
         return self.go_on_from(msgspec.structs.replace(self.state, plan=plan), {})
 
@@ -233,7 +244,7 @@ class Fleet:
 
     def _open_if_gathered(self, now_s: float) -> list[Effect]:
         settings, ready = self._config.rounds, self.reachable
-        if self.state.is_finished or len(ready) < settings.quorum:
+        if self.state.is_finished or len(ready) < settings.quorum or is_held(self.state.guard, settings.guard):
             self._gathering_since_s = None
             return []
         if self._gathering_since_s is None:
@@ -273,4 +284,5 @@ class Fleet:
             return []  # after a restart those whom it has not heard yet are expected, too
         self._is_closing = True
         layers = tuple(round_.plan.shared_layers) if round_.plan.training.num_epochs else ()
-        return [CloseRound(layers, {name: float(summary.num_examples) for name, summary in round_.stored.items()})]
+        close = CloseRound(layers, {name: float(summary.num_examples) for name, summary in round_.stored.items()})
+        return [go_back_if_worse(round_, self.state, self._config, close, refused_messages=self.refused, now_s=now_s)]

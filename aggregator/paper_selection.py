@@ -25,6 +25,7 @@ from aggregator.evidence import (
     Decision,
     Evidence,
     LayerSelector,
+    MaliciousShare,
     PaperState,
     SelectorState,
     in_model_order,
@@ -47,6 +48,7 @@ class FedlagPaper(LayerSelector, frozen=True, kw_only=True):
         num_warmup_rounds: W, for ``frozen``; None is the paper's.
         conflict_threshold: A pair conflicts if its cosine is below it, in ``[-1, 0]``; None is
             ``default_conflict_threshold`` of each layer.
+        malicious_share: Of the devices, whose sketches may be lies; None believes all.
     """
 
     name: ClassVar[str] = "fedlag-paper"
@@ -55,6 +57,7 @@ class FedlagPaper(LayerSelector, frozen=True, kw_only=True):
     schedule: Literal["frozen", "every_round"] = "frozen"
     num_warmup_rounds: Annotated[int, Meta(ge=1)] | None = None
     conflict_threshold: Annotated[float, Meta(ge=-1, le=0)] | None = None
+    malicious_share: MaliciousShare | None = None
 
     @property
     def needs_personal_sketches(self) -> bool:
@@ -90,7 +93,7 @@ class FedlagPaper(LayerSelector, frozen=True, kw_only=True):
             raise self.foreign_state(state)
         if state.is_frozen:
             return state, Decision(state.personal_layers)
-        found = measure_conflicts(evidence, self.conflict_threshold)
+        found = measure_conflicts(evidence, self.conflict_threshold, self.malicious_share)
         if self.schedule == "every_round":
             before, is_due = dict.fromkeys(found, 0.0), True
         else:

@@ -7,9 +7,11 @@ from collections.abc import Set as AbstractSet
 from typing import Any
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from aggregator.config import AggregatorConfig
 from aggregator.evidence import Decision, SelectorState
+from aggregator.guard import GuardState
 from aggregator.schedule import learning_rate_of_round
 from wire.manifest import ModelManifest
 from wire.messages import RoundPlan
@@ -29,6 +31,7 @@ class FleetState(msgspec.Struct, frozen=True, kw_only=True):
         selector_state: Its own state.
         decision: The last one.
         is_finished: The last round is closed.
+        guard: What the guard knows; absent without one.
     """
 
     plan: RoundPlan
@@ -38,6 +41,7 @@ class FleetState(msgspec.Struct, frozen=True, kw_only=True):
     selector_state: SelectorState
     decision: Decision
     is_finished: bool = False
+    guard: GuardState | UnsetType = UNSET
 
     @property
     def name(self) -> str:

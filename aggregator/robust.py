@@ -21,6 +21,9 @@ from aggregator.config import AveragingSettings
 
 __all__ = ["average_round", "krum_choice", "update_norms"]
 
+ASSUMED_SHARE = 0.2
+"""Of the devices, that may be hostile where the configuration does not say how many."""
+
 BLOCK_VALUES = 1 << 22
 """The most values of a cohort that are in memory at one time: 16 MB of float32."""
 
@@ -39,6 +42,7 @@ def average_round(
         start_of: From a layer to what the devices began with, float32, shape ``(num_params,)``; asked where updates count.
         weights: Device -> its weight; a median and a trimmed mean take all devices alike, for a weight is only claimed.
     """
+    share = ASSUMED_SHARE if settings.malicious_share is None else settings.malicious_share
     compares_updates = settings.clip_norm is not None or settings.method == "multi-krum"
     start = {name: start_of(name) for name in rows} if compares_updates else {}
     if settings.clip_norm is not None and rows:
@@ -47,7 +51,7 @@ def average_round(
         case "mean":
             return {name: weighted_average(of_layer, weights) for name, of_layer in rows.items()}
         case "multi-krum":
-            chosen = krum_choice(rows, start, settings.malicious_share)
+            chosen = krum_choice(rows, start, share)
             return {
                 name: weighted_average({it: of_layer[it] for it in chosen}, {it: weights[it] for it in chosen})
                 for name, of_layer in rows.items()
@@ -55,7 +59,7 @@ def average_round(
         case "median":
             return {name: _by_column(of_layer, 0.5) for name, of_layer in rows.items()}
         case "trimmed-mean":
-            return {name: _by_column(of_layer, settings.malicious_share) for name, of_layer in rows.items()}
+            return {name: _by_column(of_layer, share) for name, of_layer in rows.items()}
 
 
 def update_norms(rows: Layers, start: Mapping[str, np.ndarray]) -> dict[str, float]:

@@ -46,6 +46,7 @@ class RoundReport(Message, frozen=True, kw_only=True):
         dropouts: Invited devices that never answered.
         runtimes: Device -> the runtime it trained on.
         duration_s: From the invitations to the close.
+        held: Why the fleet went back and used none of the uploads; empty if it went on.
     """
 
     epoch: Count
@@ -65,6 +66,7 @@ class RoundReport(Message, frozen=True, kw_only=True):
     dropouts: tuple[DeviceId, ...]
     runtimes: dict[DeviceId, str]
     duration_s: float
+    held: str = ""
 
 
 class ClosedRound(NamedTuple):

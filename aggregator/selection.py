@@ -42,7 +42,11 @@ SELECTOR_NAMES = tuple(SELECTORS)
 
 
 def make_selector(
-    name: str, options: Mapping[str, Any], num_rounds: int | None, statistics: Collection[str] = ()
+    name: str,
+    options: Mapping[str, Any],
+    num_rounds: int | None,
+    statistics: Collection[str] = (),
+    malicious_share: float | None = None,
 ) -> Selector:
     """Return the selector of this name.
 
@@ -52,6 +56,7 @@ def make_selector(
             that are personal from round 1 on.
         num_rounds: Rounds of the fleet, at least 1; None is without an end.
         statistics: The model's layers of running statistics: pinned, unless the options say what is.
+        malicious_share: Of the devices that may lie, for a rule that listens to them, unless its options say how many.
 
     Raises:
         ConfigError: If there is no such selector or option, or an option's value is wrong.
@@ -70,6 +75,7 @@ def make_selector(
     if unknown:
         raise ConfigError(f"selector {name} has no option {unknown[0]!r}; it has {', '.join(known)}")
     try:
-        return msgspec.convert({"pinned": statistics, **options, "num_rounds": num_rounds}, type=selector)
+        doubt = {"malicious_share": malicious_share} if "malicious_share" in known else {}
+        return msgspec.convert({"pinned": statistics, **doubt, **options, "num_rounds": num_rounds}, type=selector)
     except msgspec.ValidationError as error:
         raise ConfigError(f"selector {name}: {error}") from error

@@ -7,9 +7,12 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 
+import msgspec
+
 from aggregator.config import AggregatorConfig
-from aggregator.effects import AskCohort, Checkpoint, CloseRound, CommitUpload, Effect, Finished, LogLayer
+from aggregator.effects import AskCohort, Checkpoint, CloseRound, CommitUpload, Effect, Finished, GoBack, LogLayer
 from aggregator.fleet import Fleet
+from aggregator.intake import Intake
 from aggregator.keeping.round_log import RoundLog
 from aggregator.keeping.store import FleetStore
 from aggregator.opening import go_on_from, open_state
@@ -21,9 +24,9 @@ from aggregator.round import Interrupted
 from aggregator.round_report import RoundReport
 from aggregator.selection import make_selector
 from wire.codec import plan_digest
-from wire.errors import ModelError, StoreError, WireError
+from wire.errors import ModelError, StoreError
 from wire.mqtt import Connected, MqttLink, Received
-from wire.topics import PLAN, STATUS, SUMMARY, UPDATE, Envelope, decode_payload, parse_topic, subscription
+from wire.topics import PLAN, STATUS, SUMMARY, UPDATE, Envelope, subscription
 
 __all__ = ["Server"]
 
@@ -53,7 +56,9 @@ class Server:
         self._store.claim()
         self._program = program = ProgramFolder(config.program)
         chosen, statistics = config.selector, program.manifest.statistics_layers
-        self._selector = make_selector(chosen.name, chosen.options, config.rounds.num_rounds, statistics)
+        self._selector = make_selector(
+            chosen.name, chosen.options, config.rounds.num_rounds, statistics, config.averaging.malicious_share
+        )
         state = open_state(config, program, self._selector, self._store)
         digests = {*state.plan.shared_layers.values(), *state.plan.personal_layers.values()}
         layers_in_plan = {digest: self._store.layers.load(digest) for digest in digests}
@@ -69,6 +74,7 @@ class Server:
             receipts=Receipts(self._store.receipts()),
             interrupted=_interrupted(self._log, plan_digest(state.plan)),
         )
+        self._intake = Intake(config, program.manifest, self._fleet)
         self._finished = asyncio.Event()
         if state.is_finished:
             log.info("all %s rounds are done; raise num_rounds to go on", config.rounds.num_rounds)
@@ -113,13 +119,12 @@ class Server:
                     await self._receive(event)
 
     async def _receive(self, event: Received) -> None:
-        try:
-            address = parse_topic(self._config.fleet, event.topic)
-            message = decode_payload(address, event.payload)
-            await self._perform(self._fleet.handle(address, message, time.monotonic()))
-        except WireError as error:
-            self._fleet.refused[error.reason] += 1
-            log.warning("refused a message on %s: %s", event.topic[:200], error)
+        await self._perform(self._intake.take(event.topic, event.payload, time.monotonic()))
+        self._complain()
+
+    def _complain(self) -> None:
+        for line in self._intake.complaints.lines(time.monotonic()):
+            log.warning("%s", line)
 
     async def _let_time_pass(self) -> None:
         waiting_for = ""
@@ -128,6 +133,7 @@ class Server:
             async with self._one_at_a_time:
                 await self._go_back_if_asked()
                 await self._perform(self._fleet.tick(time.monotonic()))
+            self._complain()
             if self._fleet.waiting_for != waiting_for:
                 waiting_for = self._fleet.waiting_for
                 if waiting_for:
@@ -148,6 +154,23 @@ class Server:
             await self._perform(self._fleet.go_on_from(state, layers))
         self._store.forget_request(request)
 
+    async def _end_round(self, effect: CloseRound | GoBack) -> None:
+        await (self._go_back(effect) if isinstance(effect, GoBack) else self._close_round(effect))
+
+    async def _go_back(self, effect: GoBack) -> None:
+        epoch = self._fleet.state.plan.epoch + 1
+        try:
+            version = self._store.version(effect.version)
+            state = go_on_from(self._config, self._program, self._selector, version, epoch)
+            layers = {digest: self._store.layers.load(digest) for digest in state.layers.values()}
+        except (ModelError, StoreError) as error:
+            log.warning("%s, but %s: going on", effect.guard.note, error)
+            await self._perform([effect.otherwise])
+        else:
+            log.warning("%s", effect.guard.note)
+            state = msgspec.structs.replace(state, guard=effect.guard)
+            await self._perform(self._fleet.go_on_from(state, layers, effect.closed))
+
     async def _perform(self, effects: Iterable[Effect]) -> None:
         for effect in effects:
             match effect:
@@ -155,14 +178,15 @@ class Server:
                     if effect.address.route is PLAN:
                         await self._link.drained()  # what a plan names is on the broker before the plan
                     self._link.publish(effect)
+                    self._intake.sent(effect, time.monotonic())
                 case AskCohort():
                     self._log.ask(effect.plan, effect.cohort)
                 case LogLayer():
                     self._log.append(effect.device_id, effect.layer, effect.values)
                 case CommitUpload():
                     self._log.commit(effect.device_id, effect.summary)
-                case CloseRound():
-                    await self._close_round(effect)
+                case CloseRound() | GoBack():
+                    await self._end_round(effect)
                 case Checkpoint():
                     self._save(effect)
                 case Finished():

@@ -10,9 +10,14 @@ from wire.parts import Assembly
 
 __all__ = ["Summaries"]
 
+MAX_BYTES = 256 * 1024 * 1024
+FEWEST = 16
+
 
 class Summaries:
     """Those of which a part has come.
+
+    No more are kept than fit into 256 MiB, whatever names are made up; the oldest is dropped, and its device says it again.
 
     Args:
         manifest: Of the model.
@@ -32,9 +37,12 @@ class Summaries:
         """
         assembly = self._begun.get(device_id)
         if assembly is None or assembly.digest != part.digest:
-            assembly = self._begun[device_id] = Assembly(part.digest, self._limit)
+            assembly = Assembly(part.digest, self._limit)
         data = assembly.add(part)
+        self._begun.pop(device_id, None)
         if data is None:
+            self._begun[device_id] = assembly
+            while len(self._begun) > max(MAX_BYTES // self._limit, FEWEST):
+                del self._begun[next(iter(self._begun))]
             return None
-        del self._begun[device_id]
         return decode_message(data, Summary, self._limit)

@@ -33,6 +33,7 @@ from aggregator.evidence import (
     Decision,
     Evidence,
     LayerSelector,
+    MaliciousShare,
     SelectorState,
     SwapState,
     in_model_order,
@@ -56,9 +57,11 @@ class FedlagSwap(LayerSelector, frozen=True, kw_only=True):
         standard_errors: By how many a gain must be above 0 to pass, at least 0.
         max_candidates: The most layers that are tested at one time.
         statistic: How the devices' gains are summed up (``aggregator.swap_test``); against devices that lie, ``median``
-            or ``trimmed-mean``.
+            or ``trimmed-mean``. None is ``trimmed-mean`` with a ``malicious_share``, ``mean`` without.
         loss_tolerance: By how much a layer may raise the validation loss to save its bytes, in units of the loss (nats,
             for a cross-entropy), at least 0; None is not at all, not even where it costs nothing.
+        malicious_share: Of the devices, whose gains and sketches may be lies; a trimmed mean leaves out as many at each end, and
+            conflict scores, too. None believes the sketches, and trims a fifth.
     """
 
     name: ClassVar[str] = "fedlag-swap"
@@ -67,8 +70,9 @@ class FedlagSwap(LayerSelector, frozen=True, kw_only=True):
     rounds_between_tests: Annotated[int, Meta(ge=1)] = 3
     standard_errors: Annotated[float, Meta(ge=0)] = STANDARD_ERRORS_TO_PASS
     max_candidates: Annotated[int, Meta(ge=1)] = 8
-    statistic: Statistic = "mean"
+    statistic: Statistic | None = None
     loss_tolerance: Annotated[float, Meta(ge=0)] | None = None
+    malicious_share: MaliciousShare | None = None
 
     def start(self, layer_sizes: Mapping[str, int]) -> tuple[SelectorState, Decision]:
         """Return a state without votes, and the decision for round 1: only pinned layers are personal.
@@ -89,7 +93,7 @@ class FedlagSwap(LayerSelector, frozen=True, kw_only=True):
             raise self.foreign_state(state)
         shared_layers = [layer for layer in evidence.num_params if layer not in state.personal_layers]
         tested = in_model_order(evidence.swap_gains, shared_layers)
-        tests = {layer: judge_swap(evidence.swap_gains[layer], self.statistic) for layer in tested}
+        tests = {layer: self._judge(evidence, layer) for layer in tested}
         passed, tolerated = self._passed(tests, state.passed), self._tolerated(tests, state.tolerated or ())
         confirmed = self._confirmed(tests, state.passed, evidence.num_params)
         cheap = None if confirmed or passed else _largest_tolerated(tests, state, tolerated, evidence.num_params)
@@ -97,12 +101,19 @@ class FedlagSwap(LayerSelector, frozen=True, kw_only=True):
         if chosen is not None:
             personal_layers = in_model_order({*personal_layers, chosen}, evidence.num_params)
             passed, tolerated = {}, ()
-        found = measure_conflicts(evidence)
+        found = measure_conflicts(evidence, malicious_share=self.malicious_share)
         scores = state.scores | {layer: found[layer].conflict_score for layer in found}
         after = SwapState(personal_layers, passed, scores, tolerated or UNSET)
         candidates = self._candidates(after, evidence.num_params) if self._is_tested(evidence.round_number) else ()
         reasons = self._reasons(tests, chosen, tolerated, evidence.round_number + 1)
         return after, Decision(personal_layers, candidates, reasons)
+
+    def _judge(self, evidence: Evidence, layer: str) -> SwapTest | None:
+        """Return the outcome of a candidate's test; as many gains may be lies as devices were counted, not only testers."""
+        if self.malicious_share is None:
+            return judge_swap(evidence.swap_gains[layer], self.statistic or "mean")
+        num_malicious = int(self.malicious_share * evidence.num_devices)
+        return judge_swap(evidence.swap_gains[layer], self.statistic or "trimmed-mean", num_malicious)
 
     def _is_tested(self, round_number: int) -> bool:
         """Return whether the averages of this round are tested at the start of the next one."""

@@ -4,8 +4,9 @@ A statistic sums up the gains ``x_1 .. x_n`` and says how far it may be off, as 
 
     mean          mean(x)                                 sd(x) / sqrt(n), ddof = 1
     median        median(x)                               1.2533 * 1.4826 * MAD(x) / sqrt(n)
-    trimmed-mean  mean without the g = floor(n / 5)       sqrt(n - 1) * sd(w) / sqrt(h (h - 1)), where h = n - 2 g and w
-                  smallest and the g largest gains        has those gains replaced by the nearest that are kept
+    trimmed-mean  mean without the g smallest and the g   sqrt(n - 1) * sd(w) / sqrt(h (h - 1)), where h = n - 2 g and w
+                  largest gains; g = floor(n / 5), or as  has those gains replaced by the nearest that are kept
+                  many as may be lies
 
 MAD is the median distance from the median; 1.4826 makes a standard deviation of it and 1.2533, ``sqrt(pi / 2)``, the
 error of a median, both for normal gains. A mean believes every device. A median stands as long as more than half of the
@@ -68,16 +69,19 @@ class SwapTest(msgspec.Struct, frozen=True, repr_omit_defaults=True):
         return f"{devices}, {self.statistic.replace('-', ' ')} gain {figures}"
 
 
-def judge_swap(gains: Float64[np.ndarray, " testers"], statistic: Statistic = "mean") -> SwapTest | None:
+def judge_swap(
+    gains: Float64[np.ndarray, " testers"], statistic: Statistic = "mean", num_malicious: int | None = None
+) -> SwapTest | None:
     """Return the outcome of one candidate's test.
 
     Args:
         gains: One gain per device that tested, shape ``(testers,)``, in units of the loss; a gain that is not finite is
             left out.
         statistic: How they are summed up.
+        num_malicious: How many gains may be lies; a trimmed mean leaves out as many at each end, None is a fifth.
 
     Returns:
-        None if fewer than two devices gave a finite gain.
+        None if fewer than two devices gave a finite gain, or fewer than two gains beyond twice the lies.
 
     Example:
         >>> judge_swap(np.array([1.0, 3.0, 2.0, 6.0]))
@@ -87,24 +91,24 @@ def judge_swap(gains: Float64[np.ndarray, " testers"], statistic: Statistic = "m
     """
     finite = gains[np.isfinite(gains)]
     num_devices = len(finite)
-    if num_devices < FEWEST_TESTERS:
+    if num_devices - 2 * (num_malicious or 0) < FEWEST_TESTERS:
         return None
     if statistic == "median":
         gain = float(np.median(finite))
         deviation = DEVIATION_PER_MAD * float(np.median(np.abs(finite - gain)))
         standard_error = MEDIAN_ERROR_PER_MEAN_ERROR * deviation / math.sqrt(num_devices)
     elif statistic == "trimmed-mean":
-        gain, standard_error = _trimmed_mean(finite)
+        num_trimmed = num_devices // DEVICES_PER_TRIMMED if num_malicious is None else num_malicious
+        gain, standard_error = _trimmed_mean(finite, num_trimmed)
     else:
         gain = float(np.mean(finite))
         standard_error = float(np.std(finite, ddof=1)) / math.sqrt(num_devices)
     return SwapTest(gain, standard_error, int(np.count_nonzero(finite > 0)), num_devices, statistic)
 
 
-def _trimmed_mean(gains: Float64[np.ndarray, " testers"]) -> tuple[float, float]:
-    """Return the mean of the middle gains, and its standard error."""
+def _trimmed_mean(gains: Float64[np.ndarray, " testers"], num_trimmed: int) -> tuple[float, float]:
+    """Return the mean of the gains without so many at each end, and its standard error."""
     num_devices = len(gains)
-    num_trimmed = num_devices // DEVICES_PER_TRIMMED
     num_kept = num_devices - 2 * num_trimmed
     kept = np.sort(gains)[num_trimmed : num_devices - num_trimmed]
     deviation = float(np.std(np.clip(gains, kept[0], kept[-1]), ddof=1))

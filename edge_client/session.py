@@ -111,6 +111,8 @@ class Session:
         Raises:
             WireError: If it is refused; the state is as before.
         """
+        if address.device_id not in ("", self.device_id):
+            raise WireError("unknown-device", f"a message for {address.device_id}, this is {self.device_id}")
         match message:
             case RoundPlan():
                 return self._take_plan(message, now_s)
@@ -192,12 +194,9 @@ class Session:
         self._plan, self._plan_digest, self._trouble, self._plan_due_s = plan, digest, "", math.inf
         effects: list[Effect] = [*self._fetching.forget(MODEL), *self._announce(now_s)]  # its last word may be lost
         if plan.model_id != self._model_id:
-            effects += self._ask_for_program(plan.model_id)
+            self._manifest, self._model_id, self._values = None, plan.model_id, {}
+            effects += [*self._fetching.forget(PROGRAM), LoadProgram(plan.model_id, None)]
         return effects + self._go_on()
-
-    def _ask_for_program(self, model_id: str) -> list[Effect]:
-        self._manifest, self._model_id, self._values = None, model_id, {}
-        return [*self._fetching.forget(PROGRAM), LoadProgram(model_id, None)]
 
     def _take_part(self, address: Address, part: Part, now_s: float) -> list[Effect]:
         blob, unsubscribed = self._fetching.take(address, part, now_s)

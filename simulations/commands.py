@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import msgspec
 import typer
@@ -16,7 +16,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, track
 from rich.progress import Progress as Bars
 from rich.table import Table
 
-from simulations.faults.attacks import ATTACKS, DEFENSES, run_attack
+from simulations.faults.attacks import ATTACKS
+from simulations.faults.hostile_fleet import DEFENSES, AttackRow, Data, run_attack
+from simulations.faults.liars import LIES, RULES, LieRow, run_lie
 from simulations.faults.spec import parse_spec
 from simulations.faults.trial import run_trial
 from simulations.study.conduct import Progress, conduct_study, default_jobs
@@ -134,15 +136,33 @@ def fleet(
 
 @app.command()
 def attacks(seeds: Annotated[int, typer.Option(min=1, help="Fleets for each pair.")] = 5, form: Form = "table") -> None:
-    """Let two devices of ten send reversed, scaled or random updates, and show what each way of averaging is worth."""
-    pairs = [(defense, attack) for defense in DEFENSES for attack in ATTACKS]
-    rows = [run_attack(*pair, seeds) for pair in track(pairs, "fleets", console=console)]
+    """Let a fifth of the devices send hostile updates, or lie so that a layer becomes personal, and show what helps."""
+    kinds: tuple[Data, ...] = get_args(Data)
+    cells = [(data, defense, attack) for data in kinds for defense in DEFENSES for attack in ATTACKS]
+    updates = [run_attack(*cell, seeds) for cell in track(cells, "updates", console=console)]
+    pairs = [(rule, lie) for rule in RULES for lie in LIES]
+    lies = [run_lie(*pair, seeds) for pair in track(pairs, "lies", console=console)]
     if form == "json":
+        rows = {"attacks": updates, "lies": lies}
         sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(rows), indent=2) + b"\n")
         return
-    table = Table("averaging", *ATTACKS, box=None)
+    for data in kinds:
+        _show_attacks(f"data {data}: averaging", [it for it in updates if it.data == data])
+    _show_lies(lies)
+
+
+def _show_attacks(title: str, rows: Sequence[AttackRow]) -> None:
+    table = Table(title, *ATTACKS, box=None)
     for defense in DEFENSES:
         table.add_row(defense, *(_with_error(it.accuracy, it.standard_error) for it in rows if it.defense == defense))
+    Console().print(table)
+
+
+def _show_lies(rows: Sequence[LieRow]) -> None:
+    table = Table("lies: rule", *LIES, box=None)
+    for rule in RULES:
+        told = [it for it in rows if it.rule == rule]
+        table.add_row(rule, *(f"{_with_error(it.accuracy, it.standard_error)}, {it.chosen:.0%}" for it in told))
     Console().print(table)
 
 

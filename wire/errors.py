@@ -49,6 +49,7 @@ RefusalReason = Literal[
     "wrong-layers",
     "not-finite",
     "late",
+    "flooding",
 ]
 """Why a message was refused; the aggregator and the devices count by these words."""
 

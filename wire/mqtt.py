@@ -10,6 +10,7 @@ import asyncio
 import logging
 import random
 import ssl
+import threading
 import time
 from collections.abc import AsyncIterator
 from typing import NamedTuple, Protocol
@@ -99,7 +100,8 @@ class MqttLink:
         self._pending: set[int] = set()
         self._largest_packet = 2**28
         self._queue: asyncio.Queue[Received | Connected] = asyncio.Queue()
-        self._waiting_bytes = 0
+        self._waiting = (0, 0)
+        self._waiting_lock = threading.Lock()
         self._idle = asyncio.Event()
         self._idle.set()
         self._greeted = asyncio.Event()
@@ -220,7 +222,7 @@ class MqttLink:
         while True:
             event = await self._queue.get()
             if isinstance(event, Received):
-                self._waiting_bytes -= len(event.payload)
+                self._count_waiting(-1, -len(event.payload))
             yield event
 
     # What follows runs on paho's network thread: it must neither fail nor take long.
@@ -251,7 +253,22 @@ class MqttLink:
             self.num_dropped += 1
             log.warning("dropped a message: its topic is not text")
         else:
-            self._call(self._enqueue, received)
+            self._take_in(received)
+
+    def _take_in(self, event: Received) -> None:
+        """Hand a message over, unless too much waits: also while the other thread does something long."""
+        count, num_bytes = self._waiting
+        if count >= MAX_RECEIVED or num_bytes + len(event.payload) > MAX_RECEIVED_BYTES:
+            self.num_dropped += 1
+            if self.num_dropped & (self.num_dropped - 1) == 0:  # the first, then twice as many
+                log.warning("dropped a message: %d of %d bytes wait; %d so far", count, num_bytes, self.num_dropped)
+            return
+        self._count_waiting(1, len(event.payload))
+        self._call(self._queue.put_nowait, event)
+
+    def _count_waiting(self, messages: int, num_bytes: int) -> None:
+        with self._waiting_lock:
+            self._waiting = (self._waiting[0] + messages, self._waiting[1] + num_bytes)
 
     def _on_publish(self, _client: Client, _data: object, mid: int, _code: ReasonCode, _properties: Properties) -> None:
         self._call(self._settle, mid)
@@ -266,15 +283,6 @@ class MqttLink:
 
     def _welcome(self, event: Connected) -> None:
         self._greeted.set()
-        self._queue.put_nowait(event)
-
-    def _enqueue(self, event: Received) -> None:
-        size = len(event.payload)
-        if self._queue.qsize() >= MAX_RECEIVED or self._waiting_bytes + size > MAX_RECEIVED_BYTES:
-            self.num_dropped += 1
-            log.warning("dropped a message: %d of %d bytes wait already", self._queue.qsize(), self._waiting_bytes)
-            return
-        self._waiting_bytes += size
         self._queue.put_nowait(event)
 
     def _settle(self, mid: int) -> None:

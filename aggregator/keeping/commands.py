@@ -36,13 +36,14 @@ Format = Annotated[Literal["text", "json"], typer.Option("--format")]
 
 
 class _VersionRow(msgspec.Struct, frozen=True):
-    """One version: its name, when it was saved in UTC, the rule, the personal layers, and the digest of every layer."""
+    """One version: its name, when it was saved in UTC, the rule, the personal layers, every layer's digest, why it went back."""
 
     version: str
     saved_at: str
     selector: str
     personal_layers: tuple[str, ...]
     layers: dict[str, str]
+    note: str
 
 
 class _LayerDifference(msgspec.Struct, frozen=True):
@@ -72,7 +73,12 @@ def list_versions(config: Config, output: Format = "text") -> None:
     with closing(_open(config)) as store:
         rows = [
             _VersionRow(
-                it.state.name, it.saved_at, it.state.selector, it.state.decision.personal_layers, it.state.layers
+                it.state.name,
+                it.saved_at,
+                it.state.selector,
+                it.state.decision.personal_layers,
+                it.state.layers,
+                it.state.guard.note if it.state.guard else "",
             )
             for it in store.versions()
         ]
@@ -83,6 +89,9 @@ def list_versions(config: Config, output: Format = "text") -> None:
     for row in rows:
         table.add_row(row.version, row.saved_at, row.selector, ", ".join(row.personal_layers) or "none")
     console.print(table)
+    for row in rows:
+        if row.note:
+            console.print(f"{row.version} went {row.note}", soft_wrap=True)
 
 
 @models.command()

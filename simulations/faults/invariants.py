@@ -41,6 +41,7 @@ def broken_invariants(fleet: LoopbackFleet) -> list[str]:
         *_averages_of_other_uploads(fleet, heard, closed),
         *_uploads_acknowledged_and_lost(heard, closed),
         *_values_that_left(heard),
+        *_honest_devices_that_were_limited(fleet),
     ]
 
 
@@ -103,7 +104,7 @@ def _averages_of_other_uploads(fleet: LoopbackFleet, heard: _Heard, closed: list
 
 
 def _uploads_acknowledged_and_lost(heard: _Heard, closed: list[ClosedRound]) -> Iterator[str]:
-    receipts = {(it.plan.epoch, it.plan.round_number): it.receipts for it in closed}
+    receipts = {(it.plan.epoch, it.plan.round_number): it.receipts for it in closed if not it.report.held}
     for device_id, message in heard.acknowledged:
         counted = receipts.get((message.epoch, message.round_number))
         if counted is not None and message.state in ("stored", "counted"):
@@ -127,3 +128,9 @@ def _values_that_left(heard: _Heard) -> Iterator[str]:
                 yield f"{device_id} sketched its personal layer {name} in round {plan.round_number}"
     for device_id, digest in heard.values.keys() - named:
         yield f"{device_id} sent values {digest[:12]} that are in none of its inventories"
+
+
+def _honest_devices_that_were_limited(fleet: LoopbackFleet) -> Iterator[str]:
+    for device_id in sorted(fleet.aggregator.limited):
+        if not fleet.devices[device_id].has_flooded:
+            yield f"{device_id} was taken for one that floods"

@@ -1,4 +1,4 @@
-"""From a seed to what happens when: kills, lost links, full disks, jumps of the clock, a broker without memory."""
+"""From a seed to what happens when: kills, lost links, full disks, jumps of the clock, floods, a broker without memory."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ MEAN_GAP_S = 15.0
 MEAN_PAUSE_S = 5.0
 MOST_EFFECTS = 12
 JUMP = 60.0
+BURSTS, BURST = 5, 100
 
 
 def disturb(fleet: LoopbackFleet, spec: FaultSpec, seed: int) -> None:
@@ -41,6 +42,7 @@ def disturb(fleet: LoopbackFleet, spec: FaultSpec, seed: int) -> None:
         *[_jump] * spec.jumps,
         *[_fill_disk] * spec.full_disks,
         *[_restart_broker] * spec.broker_restarts,
+        *[_flood] * spec.floods,
     ]
     times = np.cumsum(rng.exponential(MEAN_GAP_S, size=len(kinds))).tolist()
     for time_s, which in zip(times, rng.permutation(len(kinds)).tolist(), strict=True):
@@ -88,3 +90,10 @@ def _restart_broker(fleet: LoopbackFleet, rng: np.random.Generator, time_s: floa
     machines: list[Machine] = [*fleet.devices.values(), fleet.aggregator]
     for machine in machines:
         fleet.network.at(time_s + float(rng.exponential(MEAN_PAUSE_S)), machine.connect)
+
+
+def _flood(fleet: LoopbackFleet, rng: np.random.Generator, time_s: float) -> None:
+    devices = list(fleet.devices.values())
+    device = devices[int(rng.integers(len(devices)))]
+    for burst in range(BURSTS):
+        fleet.network.at(time_s + burst, partial(device.flood, BURST))

@@ -28,6 +28,7 @@ class FaultSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         jumps: How often the clock jumps ahead by minutes.
         full_disks: How often a machine's disk is full for a while.
         broker_restarts: How often the broker is killed and comes back without its memory.
+        floods: How often a device sends hundreds of messages that nobody asked for, beside what it does otherwise.
     """
 
     duplicated: Share = 0.2
@@ -39,6 +40,7 @@ class FaultSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     jumps: Times = 3
     full_disks: Times = 3
     broker_restarts: Times = 2
+    floods: Times = 1
 
 
 def parse_spec(text: str) -> FaultSpec:

@@ -12,8 +12,9 @@ import msgspec
 import numpy as np
 
 from aggregator.config import AggregatorConfig
-from aggregator.effects import AskCohort, Checkpoint, CloseRound, CommitUpload, Effect, Finished, LogLayer
+from aggregator.effects import AskCohort, Checkpoint, CloseRound, CommitUpload, Effect, Finished, GoBack, LogLayer
 from aggregator.fleet import Fleet
+from aggregator.intake import Intake
 from aggregator.planning import FleetState, build_plan
 from aggregator.publication import Publication
 from aggregator.receipts import Receipts
@@ -26,7 +27,7 @@ from simulations.loopback.numpy_program import PROGRAM_FILES
 from simulations.loopback.power import Powered
 from wire.codec import plan_digest
 from wire.digest import content_digest
-from wire.errors import FleetError, WireError
+from wire.errors import FleetError
 from wire.manifest import ModelManifest, encode_manifest
 from wire.messages import ServerStatus, Summary
 from wire.tensors import decode_layer, encode_layer
@@ -37,9 +38,7 @@ from wire.topics import (
     UPDATE,
     Address,
     Envelope,
-    decode_payload,
     encode_payload,
-    parse_topic,
     subscription,
     topic_of,
 )
@@ -67,6 +66,7 @@ class LoopbackAggregator(Powered):
         super().__init__(network)
         self.closed: list[ClosedRound] = []
         self.manifest = manifest
+        self.limited: set[str] = set()
         self.committed: dict[str, dict[str, np.ndarray]] = {}
         self._config = config
         self._model_id = content_digest(encode_manifest(manifest))
@@ -76,9 +76,12 @@ class LoopbackAggregator(Powered):
         self._stored: dict[str, Summary] = {}
         self._receipts: dict[tuple[int, int], Mapping[str, str]] = {}
         self._fleet: Fleet | None = None
+        self._intake: Intake | None = None
         blobs = {name: encode_layer(manifest.layer(name), values, codec="raw") for name, values in initial.items()}
         self._layers = {content_digest(data): data for data in blobs.values()}
-        self._checkpoint = msgspec.msgpack.encode(self._first_state({n: content_digest(d) for n, d in blobs.items()}))
+        first = self._first_state({n: content_digest(d) for n, d in blobs.items()})
+        self._checkpoint = msgspec.msgpack.encode(first)
+        self._versions = {first.name: self._checkpoint}
 
     @property
     def reports(self) -> list[RoundReport]:
@@ -89,6 +92,10 @@ class LoopbackAggregator(Powered):
     def state(self) -> FleetState:
         """The last checkpoint."""
         return msgspec.msgpack.decode(self._checkpoint, type=FleetState)
+
+    def version(self, name: str) -> FleetState:
+        """Return a version by its name, as ``0-12``."""
+        return msgspec.msgpack.decode(self._versions[name], type=FleetState)
 
     @property
     def fleet(self) -> Fleet:
@@ -128,6 +135,7 @@ class LoopbackAggregator(Powered):
             receipts=Receipts(self._receipts),
             interrupted=Interrupted(self._asked.cohort, dict(self._stored)) if self._asked and goes_on else None,
         )
+        self._intake = Intake(self._config, self.manifest, self._fleet)
         self.connect()
         self._later()
 
@@ -154,7 +162,8 @@ class LoopbackAggregator(Powered):
     def _selector(self) -> Selector:
         settings = self._config.selector
         statistics = self.manifest.statistics_layers
-        return make_selector(settings.name, settings.options, self._config.rounds.num_rounds, statistics)
+        share = self._config.averaging.malicious_share
+        return make_selector(settings.name, settings.options, self._config.rounds.num_rounds, statistics, share)
 
     def _first_state(self, layers: dict[str, str]) -> FleetState:
         selector = self._selector()
@@ -176,14 +185,13 @@ class LoopbackAggregator(Powered):
         )
 
     def _receive(self, topic: str, payload: bytes) -> None:
-        if self._fleet is None:
+        if self._fleet is None or self._intake is None:
             return
-        try:
-            address = parse_topic(self._config.fleet, topic)
-            message = decode_payload(address, payload)
-            self._perform(self.fleet.handle(address, message, self._network.now_s))
-        except WireError as error:
-            self.fleet.refused[error.reason] += 1
+        before = self.fleet.refused["flooding"]
+        effects = self._intake.take(topic, payload, self._network.now_s)
+        if self.fleet.refused["flooding"] > before:
+            self.limited.add(topic.split("/")[4])
+        self._perform(effects)
 
     def _tick(self, fleet: Fleet) -> None:
         if fleet is self._fleet:
@@ -218,16 +226,27 @@ class LoopbackAggregator(Powered):
                 self._close_round(effect)
             case Checkpoint():
                 self._save(effect)
+            case GoBack():
+                self._go_back(effect)
             case Finished():
                 pass
 
     def _publish(self, envelope: Envelope) -> None:
+        if self._intake is not None:
+            self._intake.sent(envelope, self._network.now_s)
         if self._network.is_attached(NAME):
             topic = topic_of(self._config.fleet, envelope.address)
             self._network.publish(NAME, topic, encode_payload(envelope), retained=envelope.address.route.retained)
 
+    def _go_back(self, effect: GoBack) -> None:
+        version = self.version(effect.version)
+        plan = msgspec.structs.replace(version.plan, epoch=self.state.plan.epoch + 1)
+        state = msgspec.structs.replace(version, plan=plan, guard=effect.guard)
+        layers = {digest: self._layers[digest] for digest in state.layers.values()}
+        self._perform(self.fleet.go_on_from(state, layers, effect.closed))
+
     def _save(self, effect: Checkpoint) -> None:
-        self._checkpoint = msgspec.msgpack.encode(effect.state)
+        self._checkpoint = self._versions[effect.state.name] = msgspec.msgpack.encode(effect.state)
         self._layers |= effect.layers
         if effect.closed is not None:
             plan = effect.closed.plan

@@ -20,15 +20,18 @@ from edge_client.session import Session
 from edge_client.training import RoundOutcome, RoundWork, run_round
 from simulations.loopback.network import Loopback
 from simulations.loopback.power import Powered
+from wire.digest import content_digest
 from wire.errors import ModelError, WireError
 from wire.manifest import decode_manifest
-from wire.messages import DeviceStatus
+from wire.messages import DeviceStatus, Part
 from wire.topics import (
     ACKNOWLEDGEMENT,
     INVITATION,
     PLAN,
     SERVER,
     STATUS,
+    SUMMARY,
+    UPDATE,
     Address,
     Envelope,
     decode_payload,
@@ -64,6 +67,7 @@ class LoopbackDevice(Powered):
         self.device_id = device_id
         self.refused: Counter[str] = Counter()
         self.train_s = train_s
+        self.has_flooded = False
         self.tamper: Callable[[RoundWork, RoundOutcome], RoundOutcome] | None = None
         self._fleet = fleet
         self._program = program
@@ -154,6 +158,15 @@ class LoopbackDevice(Powered):
         topic = topic_of(self._fleet, envelope.address)
         retained = envelope.address.route.retained
         self._network.publish(self.device_id, topic, encode_payload(envelope), retained=retained)
+
+    def flood(self, num_messages: int) -> None:
+        """Send so many parts of blobs that nobody asked for, if the link is up; none of the blobs is ever whole."""
+        self.has_flooded = True
+        for number in range(num_messages):
+            digest = content_digest(b"flood %d" % number)
+            part = Part(digest=digest, index=0, num_parts=2, size_bytes=2048, data=bytes(1024))
+            address = Address(SUMMARY, self.device_id) if number % 2 else Address(UPDATE, self.device_id, digest, 0)
+            self.publish(Envelope(address, part))
 
     def _later(self, action: Callable[[Session], None], delay_s: float) -> None:
         """Do something after a while, unless the device was turned off meanwhile."""

@@ -11,7 +11,7 @@ import aggregator.robust
 from aggregator.averaging import weighted_average
 from aggregator.config import AveragingSettings
 from aggregator.robust import average_round, krum_choice, update_norms
-from simulations.faults.attacks import run_attack
+from simulations.faults.hostile_fleet import run_attack
 
 Rows = dict[str, dict[str, np.ndarray]]
 SIZES = {"conv": 7, "fc": 40}
@@ -119,5 +119,5 @@ def test_multi_krum_keeps_those_who_agree_and_all_where_they_are_few() -> None:
 
 @pytest.mark.slow
 def test_a_fleet_learns_among_hostile_devices_with_a_median_and_not_with_a_mean() -> None:
-    assert run_attack("mean", "scaled", 1).accuracy < 0.5
-    assert run_attack("median", "scaled", 1).accuracy > 0.85
+    assert run_attack("alike", "mean", "scaled", 1).accuracy < 0.5
+    assert run_attack("alike", "median", "scaled", 1).accuracy > 0.85

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import simulations.loopback.device
-from aggregator.config import AggregatorConfig, RoundSettings, SelectorSettings
+from aggregator.config import AggregatorConfig, AveragingSettings, RoundSettings, SelectorSettings
 from edge_client.dataset import Dataset, Split
 from edge_client.program import TrainingProgram
 from edge_client.training import RoundOutcome, RoundWork, run_round
@@ -49,6 +49,7 @@ def make_config(
     selector: str = "fedavg",
     options: dict[str, Any] | None = None,
     training: TrainingSettings | None = None,
+    averaging: AveragingSettings | None = None,
     **rounds: Any,
 ) -> AggregatorConfig:
     return AggregatorConfig(
@@ -57,6 +58,7 @@ def make_config(
         folder=Path("folder"),
         selector=SelectorSettings(name=selector, options=options or {}),
         rounds=RoundSettings(**{"gather_s": 5.0, "duration_s": 600.0, **rounds}),
+        averaging=averaging or AveragingSettings(),
         training=training or TrainingSettings(learning_rate=0.1),
     )
 
@@ -79,10 +81,11 @@ def make_fleet(program: NumpyProgram) -> MakeFleet:
         policy: Policy = deliver_once,
         train_s: float = 1.0,
         training: TrainingSettings | None = None,
+        averaging: AveragingSettings | None = None,
         **rounds: Any,
     ) -> LoopbackFleet:
         rounds = {"quorum": num_devices, "cohort_size": num_devices, **rounds}
-        config = make_config(selector, options, training, **rounds)
+        config = make_config(selector, options, training, averaging, **rounds)
         initial = initial_values(program.manifest, np.random.default_rng(1))
         datasets = make_datasets(num_devices, alike=alike)
         return LoopbackFleet(config, program, initial, datasets, policy=policy, train_s=train_s)

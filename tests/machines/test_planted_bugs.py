@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 
+import aggregator.allowance
 import aggregator.closing
 import aggregator.fleet
 import aggregator.robust
@@ -204,3 +205,10 @@ def test_a_personal_layer_that_leaves_is_noticed(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(simulations.loopback.device, "compose_generation", leaking)
     assert "offered its personal layer" in " ".join(first_broken().broken)
+
+
+def test_an_allowance_without_what_was_asked_for_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aggregator.allowance, "STATUSES_AT_ONCE", 0)
+    monkeypatch.setattr(aggregator.allowance, "UPLOADS_AT_ONCE", 1)
+    monkeypatch.setattr(aggregator.allowance, "SUMMARIES_AT_ONCE", 0)
+    assert "was taken for one that floods" in " ".join(first_broken().broken)

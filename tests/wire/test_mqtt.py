@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from paho.mqtt.client import MQTTMessage
 
+import wire.mqtt
 from broker.embedded import EmbeddedBroker, free_port
 from tests.wire.links import (
     DIGEST,
@@ -228,6 +229,28 @@ def test_a_topic_that_is_no_text_is_dropped_and_counted(broker: EmbeddedBroker) 
             await subscribed(link)
 
     asyncio.run(scenario())
+
+
+def test_no_more_waits_than_there_is_room_for_while_the_program_does_something_long(
+    broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(wire.mqtt, "MAX_RECEIVED", 10)
+    message = MQTTMessage(topic=topic_of(FLEET, Address(STATUS, "pi")).encode())
+
+    async def scenario() -> None:
+        async with open_link(broker, "a", UPDATE) as link:
+            await subscribed(link)
+            for _ in range(1000):  # the loop does not turn meanwhile
+                link._on_message(link._client, None, message)
+            assert link.num_dropped == 990
+            for _ in range(10):
+                await message_on(link)
+            link._on_message(link._client, None, message)
+            await message_on(link)
+            assert link.num_dropped == 990
+
+    asyncio.run(scenario())
+    assert sum("wait" in record.message for record in caplog.records) == 10  # 1, 2, 4, ... 512
 
 
 def test_closing_while_the_broker_is_away_returns(tmp_path: Path) -> None:
