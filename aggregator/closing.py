@@ -13,6 +13,7 @@ from aggregator.evidence import Decision, Evidence, Selector, measure_conflicts
 from aggregator.planning import FleetState, build_plan
 from aggregator.round import Round
 from aggregator.round_report import DeviceRound, RoundReport
+from aggregator.setbacks import next_setbacks
 from aggregator.swap_test import judge_swap
 from wire.manifest import ModelManifest
 from wire.messages import RoundPlan, Summary
@@ -69,6 +70,9 @@ def close_round(
         selector_state=selector_state,
         decision=decision,
         is_finished=was_measuring,
+        setbacks=next_setbacks(
+            state.setbacks, round_.plan.round_number, round_.stored, {*round_.refused, *round_.dropouts}
+        ),
     )
     return following, _report(
         round_, evidence, decision, selector.name, runtimes=runtimes, refused_messages=refused_messages, now_s=now_s

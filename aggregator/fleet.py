@@ -22,6 +22,7 @@ from aggregator.publication import Publication
 from aggregator.receipts import Receipts, last_word
 from aggregator.round import Interrupted, Round
 from aggregator.round_report import ClosedRound
+from aggregator.setbacks import who_may_be_asked
 from aggregator.summaries import Summaries
 from wire.codec import plan_digest
 from wire.digest import content_digest
@@ -242,7 +243,8 @@ class Fleet:
             return []
         self._gathering_since_s, plan = None, self.state.plan
         draw = cohort_draw(plan.round_number, plan.swap_candidates)
-        cohort = choose_cohort(ready, settings.cohort_size, settings.seed, plan.epoch, draw)
+        willing = who_may_be_asked(ready, self.state.setbacks, draw, settings.quorum)
+        cohort = choose_cohort(willing, settings.cohort_size, settings.seed, plan.epoch, draw)
         self._open_round(cohort, now_s, {})
         return self._ask(cohort)
 

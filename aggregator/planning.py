@@ -11,6 +11,7 @@ import msgspec
 from aggregator.config import AggregatorConfig
 from aggregator.evidence import Decision, SelectorState
 from aggregator.schedule import learning_rate_of_round
+from aggregator.setbacks import Setback
 from wire.manifest import ModelManifest
 from wire.messages import RoundPlan
 from wire.random import key_from_label
@@ -29,6 +30,7 @@ class FleetState(msgspec.Struct, frozen=True, kw_only=True):
         selector_state: Its own state.
         decision: The last one.
         is_finished: The last round is closed.
+        setbacks: Device -> what is remembered of it, if it failed the last time that it was asked.
     """
 
     plan: RoundPlan
@@ -38,6 +40,7 @@ class FleetState(msgspec.Struct, frozen=True, kw_only=True):
     selector_state: SelectorState
     decision: Decision
     is_finished: bool = False
+    setbacks: dict[str, Setback] = {}
 
     @property
     def name(self) -> str:
