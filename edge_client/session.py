@@ -1,6 +1,6 @@
 """The device's side of the protocol, as a state machine without I/O.
 
-``handle``, ``tick`` and the shell's reports (``connected``, ``program_ready``, ``trained``, ``training_failed``) return
+``handle``, ``tick`` and the shell's reports (``connected``, ``program_ready``, ``trained``, ``failed``) return
 effects; the shell carries them out in order. The same machine runs on a device over MQTT and in a simulation.
 """
 
@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from typing import Literal, NamedTuple
 
 import numpy as np
 
+from edge_client.effects import Effect, LoadProgram, Train
 from edge_client.fetching import Fetching, ProgramFiles, Subscribe, Unsubscribe
 from edge_client.generation import Generation, prepare_work
-from edge_client.training import RoundWork, check_plan
+from edge_client.presence import Presence, Status
+from edge_client.training import check_plan
+from edge_client.trouble import Trouble
 from edge_client.upload import UploadConversation
 from wire.codec import plan_digest
 from wire.errors import WireError
@@ -22,7 +24,6 @@ from wire.manifest import ModelManifest
 from wire.messages import (
     PROTOCOL_VERSION,
     Acknowledgement,
-    DeviceStatus,
     Invitation,
     Message,
     Part,
@@ -30,33 +31,12 @@ from wire.messages import (
     ServerStatus,
 )
 from wire.tensors import decode_layer, max_encoded_bytes
-from wire.topics import MODEL, PLAN, PROGRAM, STATUS, Address, Envelope, subscription
+from wire.topics import MODEL, PLAN, PROGRAM, Address, subscription
 
-__all__ = ["Effect", "LoadProgram", "Session", "Train"]
+__all__ = ["Session"]
 
 MAX_INVITATIONS = 8
 PATIENCE_S = 15.0
-PRESENCE_S = 300.0
-
-
-class LoadProgram(NamedTuple):
-    """Effect: load a program, of these files or of those on disk (``None``).
-
-    The shell reports ``program_ready``, or ``program_missing`` if the disk has none.
-    """
-
-    model_id: str
-    files: dict[str, bytes] | None
-
-
-class Train(NamedTuple):
-    """Effect: run this round, commit its generation, and report ``trained``."""
-
-    work: RoundWork
-    previous: Generation | None
-
-
-Effect = Envelope | Subscribe | Unsubscribe | LoadProgram | Train
 
 
 class Session:
@@ -80,13 +60,14 @@ class Session:
     ) -> None:
         """Start; the shell calls ``connected`` when the link is up."""
         self.device_id = device_id
-        self._session_number = session_number
         self._runtime = runtime
+        self._presence = Presence(device_id, session_number, runtime)
+        self._trouble = Trouble()
         self._generation = generation
         self._plan: RoundPlan | None = None
         self._plan_digest = ""
         self._invited_to: deque[str] = deque(maxlen=MAX_INVITATIONS)
-        self._plan_due_s = self._presence_due_s = math.inf
+        self._plan_due_s = math.inf
         self._server_session = -1
         self._fetching = Fetching(fleet)
         self._plan_topic = subscription(fleet, PLAN)
@@ -95,15 +76,13 @@ class Session:
         self._model_id = ""
         self._values: dict[str, np.ndarray] = {}
         self._is_training = False
-        self._trouble = ""
-        self._told: tuple[str, str] | None = None
         self._upload = UploadConversation(device_id, generation.upload) if generation else None
 
     @property
-    def status(self) -> tuple[Literal["ready", "training", "waiting"], str]:
+    def status(self) -> Status:
         """The state that the fleet sees, and the reason why the device waits."""
-        if self._trouble:
-            return "waiting", self._trouble
+        if self._trouble.reason:
+            return "waiting", self._trouble.reason
         if self._is_training:
             return "training", ""
         if self._plan is None:
@@ -150,7 +129,9 @@ class Session:
         if now_s >= self._plan_due_s:
             self._plan_due_s = math.inf if self._plan else now_s + PATIENCE_S
             effects += [Unsubscribe(self._plan_topic), Subscribe(self._plan_topic)]
-        return effects + (self._tell_presence(now_s) if now_s >= self._presence_due_s else [])
+        if self._trouble.is_over(now_s):
+            effects += self._go_on() if self._manifest else self._ask_for_program(self._model_id)
+        return effects + (self._tell_presence(now_s) if self._presence.is_due(now_s) else [])
 
     def program_ready(self, model_id: str, manifest: ModelManifest, now_s: float) -> list[Effect]:  # noqa: ARG002 - as all reports
         """The shell has loaded the program that it was asked to."""
@@ -173,6 +154,7 @@ class Session:
     def trained(self, generation: Generation, now_s: float) -> list[Effect]:
         """The shell has run the round and committed its generation."""
         self._is_training = False
+        self._trouble.succeeded()
         self._generation = generation
         self._upload = UploadConversation(self.device_id, generation.upload)
         return [*self._announce(now_s), *self._go_on()]
@@ -180,7 +162,13 @@ class Session:
     def give_up(self, reason: str) -> list[Effect]:
         """The device cannot serve this plan; it says why and waits for the next."""
         self._is_training = False
-        self._trouble = reason[:500]
+        self._trouble.give_up(reason)
+        return self._tell_status()
+
+    def failed(self, reason: str, now_s: float) -> list[Effect]:
+        """The shell could not load the program or run the round: the device says why, and tries again after a pause."""
+        self._is_training = False
+        self._trouble.pause(reason, now_s)
         return self._tell_status()
 
     def _take_invitation(self, invitation: Invitation, now_s: float) -> list[Effect]:
@@ -201,7 +189,8 @@ class Session:
             raise WireError("foreign-round", f"plan {plan.epoch}/{plan.round_number} is older than {seen[0]}/{seen[1]}")
         if self._manifest is not None and plan.model_id == self._model_id:
             check_plan(plan, self._manifest)
-        self._plan, self._plan_digest, self._trouble, self._plan_due_s = plan, digest, "", math.inf
+        self._plan, self._plan_digest, self._plan_due_s = plan, digest, math.inf
+        self._trouble.plan_came()
         effects: list[Effect] = [*self._fetching.forget(MODEL), *self._announce(now_s)]  # its last word may be lost
         if plan.model_id != self._model_id:
             effects += self._ask_for_program(plan.model_id)
@@ -252,7 +241,7 @@ class Session:
         """Do what is possible now: fetch what the plan needs, train if all is here."""
         plan, manifest = self._plan, self._manifest
         served = self._generation is not None and self._generation.plan == self._plan_digest
-        if plan is None or manifest is None or self._trouble or self._is_training or served:
+        if plan is None or manifest is None or self._trouble.reason or self._is_training or served:
             return self._tell_status()
         if self._plan_digest not in self._invited_to:
             return self._tell_status()
@@ -284,17 +273,9 @@ class Session:
         return self._generation.layers_that_fit(self._model_id, self._manifest)
 
     def _tell_presence(self, now_s: float) -> list[Effect]:
-        """Say the status though nothing has changed: the last word may have been lost, or an older one come late."""
-        self._presence_due_s, self._told = now_s + PRESENCE_S, None
+        """Say the status though nothing has changed."""
+        self._presence.say_again(now_s)
         return self._tell_status()
 
     def _tell_status(self) -> list[Effect]:
-        if self._told == self.status:
-            return []
-        self._told = self.status
-        (state, reason), (epoch, round_number) = self.status, self._seen
-        status = DeviceStatus(
-            state=state, reason=reason, session=self._session_number, runtime=self._runtime,
-            epoch=epoch, round_number=round_number,
-        )  # fmt: skip
-        return [Envelope(Address(STATUS, self.device_id), status)]
+        return [*self._presence.say(self.status, self._seen)]

@@ -12,10 +12,11 @@ from functools import partial
 import msgspec
 
 from edge_client.dataset import Dataset
+from edge_client.effects import Effect, LoadProgram, Train
 from edge_client.fetching import Subscribe, Unsubscribe
 from edge_client.generation import Generation, Traffic, compose_generation
 from edge_client.program import TrainingProgram
-from edge_client.session import Effect, LoadProgram, Session, Train
+from edge_client.session import Session
 from edge_client.training import RoundOutcome, RoundWork, run_round
 from simulations.loopback.network import Loopback
 from simulations.loopback.power import Powered
@@ -172,7 +173,8 @@ class LoopbackDevice(Powered):
     def _train(self, session: Session, effect: Train) -> None:
         outcome = run_round(self._program, self._data, effect.work)
         if not outcome.is_finite:
-            self._perform(session.give_up(f"training diverged in round {effect.work.plan.round_number}"))
+            reason = f"training diverged in round {effect.work.plan.round_number}"
+            self._perform(session.failed(reason, self._network.now_s))
             return
         if self.tamper is not None:
             outcome = self.tamper(effect.work, outcome)

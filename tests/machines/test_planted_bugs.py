@@ -22,9 +22,9 @@ from aggregator.planning import build_plan
 from aggregator.receipts import Receipts
 from aggregator.round import Round
 from edge_client.dataset import Dataset
+from edge_client.effects import Effect as DeviceEffect
 from edge_client.generation import Generation, compose_generation
 from edge_client.program import TrainingProgram
-from edge_client.session import Effect as DeviceEffect
 from edge_client.session import Session
 from edge_client.training import RoundOutcome, RoundWork, run_round
 from simulations.faults.spec import parse_spec

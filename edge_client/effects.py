@@ -1,0 +1,32 @@
+"""What the session, which does no I/O, asks its shell to do. Effects are carried out in order."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from edge_client.fetching import Subscribe, Unsubscribe
+from edge_client.generation import Generation
+from edge_client.training import RoundWork
+from wire.topics import Envelope
+
+__all__ = ["Effect", "LoadProgram", "Train"]
+
+
+class LoadProgram(NamedTuple):
+    """Effect: load a program, of these files or of those on disk (``None``).
+
+    The shell reports ``program_ready``, ``failed``, or ``program_missing`` if the disk has none.
+    """
+
+    model_id: str
+    files: dict[str, bytes] | None
+
+
+class Train(NamedTuple):
+    """Effect: run this round, commit its generation, and report ``trained``, or ``failed``."""
+
+    work: RoundWork
+    previous: Generation | None
+
+
+Effect = Envelope | Subscribe | Unsubscribe | LoadProgram | Train
