@@ -15,7 +15,7 @@ from aggregator.round import Round
 from aggregator.round_report import DeviceRound, RoundReport
 from aggregator.setbacks import next_setbacks
 from aggregator.swap_test import judge_swap
-from wire.manifest import ModelManifest
+from wire.manifest import LayerSpec, ModelManifest
 from wire.messages import RoundPlan, Summary
 
 __all__ = ["close_round"]
@@ -47,7 +47,7 @@ def close_round(
         now_s: When the round closes.
     """
     was_measuring = round_.plan.training.num_epochs == 0
-    evidence = _evidence(round_.plan, manifest, round_.stored)
+    evidence = _evidence(round_, manifest)
     selector_state, decision = state.selector_state, state.decision
     if not was_measuring:
         selector_state, decision = selector.decide(selector_state, evidence)
@@ -73,21 +73,25 @@ def close_round(
         setbacks=next_setbacks(
             state.setbacks, round_.plan.round_number, round_.stored, {*round_.refused, *round_.dropouts}
         ),
+        earlier_plans=(*state.answerable.values(),)[-plan.max_staleness :] if plan.max_staleness else (),
     )
     return following, _report(
         round_, evidence, decision, selector.name, runtimes=runtimes, refused_messages=refused_messages, now_s=now_s
     )
 
 
-def _evidence(plan: RoundPlan, manifest: ModelManifest, counted: Mapping[str, Summary]) -> Evidence:
-    """Return what the counted devices told, one row a device in the order of their names."""
-    summaries = [counted[name] for name in sorted(counted)]
+def _evidence(round_: Round, manifest: ModelManifest) -> Evidence:
+    """Return what the counted devices told, one row a device in the order of their names.
+
+    A stale update speaks of the layers of which its plan asked for the same sketch as the round's plan does.
+    """
+    plan, summaries = round_.plan, [*round_.stored.values()]
     sketches, norms = {}, {}
     for layer in manifest.layers if plan.training.num_epochs else ():
-        norms[layer.name] = np.array([summary.layers[layer.name].norm for summary in summaries])
-        if summary_width(layer, plan):
-            rows = [np.frombuffer(summary.layers[layer.name].sketch, dtype="<f4") for summary in summaries]
-            sketches[layer.name] = np.stack(rows)
+        told = [it.layers[layer.name] for it in summaries if _is_comparable(layer, it, round_.plans[it.plan], plan)]
+        norms[layer.name] = np.array([summary.norm for summary in told])
+        if told and summary_width(layer, plan):
+            sketches[layer.name] = np.stack([np.frombuffer(summary.sketch, dtype="<f4") for summary in told])
     gains = {
         name: np.array([summary.swap_gains[name] for summary in summaries if name in summary.swap_gains])
         for name in plan.swap_candidates
@@ -99,6 +103,16 @@ def _evidence(plan: RoundPlan, manifest: ModelManifest, counted: Mapping[str, Su
         norms=norms,
         swap_gains={name: values for name, values in gains.items() if values.size},
     )
+
+
+def _is_comparable(layer: LayerSpec, summary: Summary, answered: RoundPlan, plan: RoundPlan) -> bool:
+    """Say whether what a summary tells of a layer is what the round's plan asks for."""
+    if answered is plan:
+        return True
+    was_asked = [
+        (it.sketch_seed, layer.name in it.personal_layers, summary_width(layer, it)) for it in (answered, plan)
+    ]
+    return was_asked[0] == was_asked[1] and len(summary.layers[layer.name].sketch) == 4 * was_asked[1][2]
 
 
 def _report(
@@ -128,7 +142,7 @@ def _report(
         mean_cosines={name: conflict.mean_cosine for name, conflict in conflicts.items()},
         swap_gains={name: test.gain for name, test in tests.items()},
         swap_errors={name: test.standard_error for name, test in tests.items()},
-        counted={name: _figures(summary) for name, summary in round_.stored.items()},
+        counted={name: _figures(summary, plan.round_number) for name, summary in round_.stored.items()},
         refused=dict(round_.refused),
         refused_messages=dict(refused_messages),
         dropouts=round_.dropouts,
@@ -137,7 +151,7 @@ def _report(
     )
 
 
-def _figures(summary: Summary) -> DeviceRound:
+def _figures(summary: Summary, round_number: int) -> DeviceRound:
     return DeviceRound(
         num_examples=summary.num_examples,
         train_loss=summary.train_loss,
@@ -146,4 +160,5 @@ def _figures(summary: Summary) -> DeviceRound:
         test=summary.test,
         bytes_up=summary.bytes_up,
         bytes_down=summary.bytes_down,
+        staleness=round_number - summary.round_number,
     )

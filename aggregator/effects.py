@@ -8,6 +8,7 @@ import numpy as np
 
 from aggregator.planning import FleetState
 from aggregator.round_report import ClosedRound
+from aggregator.staleness import Origins
 from wire.messages import Summary
 from wire.topics import Envelope
 
@@ -33,9 +34,9 @@ RoundEffect = Envelope | LogLayer | CommitUpload
 
 
 class CloseRound(NamedTuple):
-    """Effect: average these layers of these devices from the round log, and call ``close_round`` with the averages."""
+    """Effect: average these layers from the round log (``average_uploads``), and call ``close_round`` with the averages."""
 
-    layers: tuple[str, ...]
+    origins: Origins
     weights: dict[str, float]
 
 

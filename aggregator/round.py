@@ -53,11 +53,11 @@ class Round:
     """The round that is open.
 
     Args:
-        plan: Its plan.
-        plan_digest: The plan's digest.
+        plans: Digest -> plan that may be answered; the last one is the round's own.
         manifest: Of the plan's model.
         cohort: The devices that were invited.
         quorum: The fewest stored answers with which it may close.
+        buffer_size: With so many it closes at once if it is buffered.
         window_bytes: The most that may be granted at one time; a single upload larger than it is granted alone.
         opened_s: When the invitations went out.
         stored: Device -> summary of those whose upload is durable already.
@@ -65,27 +65,28 @@ class Round:
 
     def __init__(
         self,
-        plan: RoundPlan,
-        plan_digest: str,
+        plans: Mapping[str, RoundPlan],
         manifest: ModelManifest,
         *,
         cohort: tuple[str, ...],
         quorum: int,
+        buffer_size: int,
         window_bytes: int,
         opened_s: float,
         stored: Mapping[str, Summary],
     ) -> None:
         """Open the round."""
-        self.plan = plan
-        self.plan_digest = plan_digest
+        self.plans = plans
+        *_, (self.plan_digest, self.plan) = plans.items()
         self.opened_s = opened_s
         self.cohort = cohort
         self.refused: dict[str, RefusalReason] = {}
         self._spoiled: dict[tuple[str, str], RefusalReason] = {}
         self._manifest = manifest
         self._quorum = quorum
+        self._enough = buffer_size if self.plan.is_buffered else None
         self._window_bytes = window_bytes
-        self._deadline_s = opened_s + plan.duration_s
+        self._deadline_s = opened_s + self.plan.duration_s
         self._answers = {name: _Answer(summary, is_stored=True) for name, summary in stored.items()}
 
     @property
@@ -99,22 +100,37 @@ class Round:
         return answer.summary if answer else None
 
     @property
-    def dropouts(self) -> tuple[str, ...]:
+    def awaited(self) -> tuple[str, ...]:
         """Invited devices whose upload is neither stored nor refused, in the order of their names."""
         return tuple(sorted(set(self.cohort) - set(self.stored) - set(self.refused)))
 
+    @property
+    def dropouts(self) -> tuple[str, ...]:
+        """Those who have missed the round if it closes now; a buffered round is missed by nobody, for a later one is as good."""
+        return () if self.plan.is_buffered else self.awaited
+
     def is_over(self, reachable: AbstractSet[str], now_s: float) -> bool:
-        """Say whether the quorum is met, and the time is up or none of the reachable devices is still to answer."""
-        is_waiting = any(device_id in reachable for device_id in self.dropouts)
-        return len(self.stored) >= self._quorum and (not is_waiting or now_s >= self._deadline_s)
+        """Say whether it may close.
+
+        The quorum is met, and the time is up or none of the reachable devices is still to answer; or it is buffered, and
+        has enough.
+        """
+        num_stored = len(self.stored)
+        if self._enough is not None and num_stored >= self._enough:
+            return True
+        is_waiting = any(device_id in reachable for device_id in self.awaited)
+        return num_stored >= self._quorum and (not is_waiting or now_s >= self._deadline_s)
 
     def is_stuck(self, now_s: float) -> bool:
         """Say whether the time is up without a quorum."""
         return len(self.stored) < self._quorum and now_s >= self._deadline_s
 
-    def extend(self, newcomers: tuple[str, ...], now_s: float) -> None:
-        """Keep the round open for another duration, and let more devices take part."""
+    def admit(self, newcomers: tuple[str, ...]) -> None:
+        """Let more devices take part."""
         self.cohort = tuple(sorted({*self.cohort, *newcomers}))
+
+    def extend(self, now_s: float) -> None:
+        """Keep the round open for another duration."""
         self._deadline_s = now_s + self.plan.duration_s
 
     def receive_summary(self, device_id: str, summary: Summary, now_s: float) -> list[RoundEffect]:
@@ -127,17 +143,19 @@ class Round:
         if answer is not None and (answer.is_stored or inventory_digest(answer.summary) == digest):
             answer.is_silent = False
             return self._say_where_it_stands(device_id, answer, now_s)
-        if device_id not in self.cohort:
+        plan = self.plans[summary.plan]
+        if device_id not in self.cohort and plan is self.plan:
             raise WireError("not-invited", f"{device_id} is not in the cohort of round {self.plan.round_number}")
         if (device_id, digest) in self._spoiled:
             raise WireError(self._spoiled[device_id, digest], f"this upload of {device_id} was refused before")
         try:
-            check_summary(summary, self.plan, self._manifest)
+            check_summary(summary, plan, self._manifest, is_stale=plan is not self.plan)
         except WireError as error:
             self.refuse(device_id, error.reason)
             raise
         answer = _Answer(summary)
-        answer.missing = {item.digest: (item, Assembly(item.digest, item.size_bytes)) for item in summary.inventory}
+        wanted = [item for item in summary.inventory if item.layer in self.plan.shared_layers]
+        answer.missing = {item.digest: (item, Assembly(item.digest, item.size_bytes)) for item in wanted}
         self._answers[device_id] = answer
         self.refused.pop(device_id, None)
         return self._say_where_it_stands(device_id, answer, now_s)
@@ -217,12 +235,12 @@ class Round:
         wanted = tuple(
             WantedPart(digest, index)
             for digest, (item, assembly) in (answer.missing.items() if answer.granted_s is not None else ())
-            for index in range(num_parts(item.size_bytes, self.plan.training.part_bytes))
+            for index in range(num_parts(item.size_bytes, self.plans[answer.summary.plan].training.part_bytes))
             if not assembly.holds(index)
         )
         message = Acknowledgement(
-            epoch=self.plan.epoch,
-            round_number=self.plan.round_number,
+            epoch=answer.summary.epoch,
+            round_number=answer.summary.round_number,
             inventory=inventory_digest(answer.summary),
             state="stored" if answer.is_stored else "wanted",
             wanted=wanted,

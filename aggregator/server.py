@@ -16,10 +16,10 @@ from aggregator.opening import go_on_from, open_state
 from aggregator.program_folder import ProgramFolder
 from aggregator.publication import Publication
 from aggregator.receipts import Receipts
-from aggregator.robust import average_round
 from aggregator.round import Interrupted
 from aggregator.round_report import RoundReport
 from aggregator.selection import make_selector
+from aggregator.staleness import average_uploads
 from wire.codec import plan_digest
 from wire.errors import ModelError, StoreError, WireError
 from wire.mqtt import Connected, MqttLink, Received
@@ -176,11 +176,13 @@ class Server:
             self._on_report(effect.closed.report)
 
     async def _close_round(self, effect: CloseRound) -> None:
-        devices = tuple(effect.weights)
-        rows = {layer: self._log.rows(layer, devices) for layer in effect.layers}
-        digests = self._fleet.state.plan.shared_layers
-        averages = average_round(
-            self._config.averaging, rows, lambda layer: self._store.layers.vector(digests[layer]), effect.weights
+        averages = average_uploads(
+            self._config.averaging,
+            effect.origins,
+            effect.weights,
+            self._fleet.state.plan.shared_layers,
+            self._log.rows,
+            lambda _, digest: self._store.layers.vector(digest),
         )
         await self._perform(self._fleet.close_round(averages, time.monotonic()))
 

@@ -95,6 +95,10 @@ class Session:
         plans = [known for known in (self._plan, self._generation) if known is not None]
         return max(((plan.epoch, plan.round_number) for plan in plans), default=(0, 0))
 
+    @property
+    def _is_buffered(self) -> bool:
+        return self._plan is not None and self._plan.is_buffered
+
     def connected(self, now_s: float) -> list[Effect]:
         """The link is up, perhaps again: say who is here and, once the plan is known, what it still holds."""
         if self._plan is None:
@@ -176,7 +180,7 @@ class Session:
             self._invited_to.append(invitation.plan)
         if invitation.plan != self._plan_digest:
             self._plan_due_s = now_s + PATIENCE_S  # its plan should be here by then
-        elif self._upload is not None and self._upload.plan == invitation.plan:
+        elif self._upload is not None and (self._upload.plan == invitation.plan or self._is_buffered):
             return self._announce(now_s)  # who asks again has not stored it
         return self._go_on()
 
@@ -227,7 +231,7 @@ class Session:
         envelopes = self._upload.answer(acknowledgement, now_s)
         if acknowledgement.state in ("counted", "refused"):
             self._upload = None
-        return [*envelopes]
+        return [*envelopes, *self._go_on()]
 
     def _take_server_status(self, status: ServerStatus, now_s: float) -> list[Effect]:
         if status.state != "online" or status.session <= self._server_session:
@@ -243,8 +247,8 @@ class Session:
         served = self._generation is not None and self._generation.plan == self._plan_digest
         if plan is None or manifest is None or self._trouble.reason or self._is_training or served:
             return self._tell_status()
-        if self._plan_digest not in self._invited_to:
-            return self._tell_status()
+        if self._plan_digest not in self._invited_to or (self._is_buffered and self._upload is not None):
+            return self._tell_status()  # in buffered rounds, what is done is handed over first
         own = self._own_layers()
         needed = {**plan.shared_layers, **{n: d for n, d in plan.personal_layers.items() if n not in own}}
         missing = {name: digest for name, digest in needed.items() if digest not in self._values}
@@ -259,13 +263,18 @@ class Session:
         return [*self._tell_status(), Train(work, self._generation)]
 
     def _announce(self, now_s: float) -> list[Effect]:
-        """Say what is held ready, unless it holds a layer that is personal now, or that may be for all one knows."""
-        if self._plan is None or self._upload is None:
+        """Say what is held ready, but nothing of a layer that is personal now, or that may be for all one knows."""
+        plan, upload = self._plan, self._upload
+        if plan is None or upload is None:
             return []
-        if self._upload.plan != self._plan_digest and not self._upload.layers.isdisjoint(self._plan.personal_layers):
-            self._upload = None  # of a round that is closed: it could not be counted
-            return []
-        return [*self._upload.announce(now_s)]
+        if upload.plan != self._plan_digest:
+            if not plan.is_buffered and not upload.layers.isdisjoint(plan.personal_layers):
+                self._upload = None  # of a round that is closed: it could not be counted
+                return []
+            upload.withhold(
+                upload.layers & plan.personal_layers.keys() if plan.sketch_personal else plan.personal_layers
+            )
+        return [*upload.announce(now_s)]
 
     def _own_layers(self) -> dict[str, np.ndarray]:
         if self._generation is None or self._manifest is None:

@@ -32,6 +32,7 @@ __all__ = [
     "Positive",
     "RoundPlan",
     "ServerStatus",
+    "Staleness",
     "Summary",
     "TrainingSettings",
     "WantedPart",
@@ -46,6 +47,7 @@ LayerName = Annotated[str, Meta(min_length=1, max_length=200)]
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 Positive = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 Seconds = Annotated[float, Meta(gt=0, le=30 * 24 * 3600)]
+Staleness = Annotated[int, Meta(ge=0, le=100)]
 Text = Annotated[str, Meta(max_length=500)]
 OptimizerName = Literal["sgd", "adam", "adamw"]
 
@@ -145,6 +147,8 @@ class RoundPlan(Message, frozen=True, kw_only=True):
         sketch_personal: The selector has declared that it needs sketches of personal layers, too.
         swap_candidates: Layers that a device swaps, one at a time, if it finished the previous round.
         duration_s: How long the round is open; a hint for the device, the aggregator alone closes it.
+        max_staleness: Absent in a synchronous round. Else rounds are buffered: answers to the plans of so many versions before
+            this one count, too, and a device takes this plan once its last upload was counted or refused.
         signature: Of the plan without it; empty until fleets have an authority.
     """
 
@@ -161,7 +165,13 @@ class RoundPlan(Message, frozen=True, kw_only=True):
     sketch_personal: bool = False
     swap_candidates: tuple[LayerName, ...] = ()
     duration_s: Seconds
+    max_staleness: Staleness | UnsetType = UNSET
     signature: bytes = b""
+
+    @property
+    def is_buffered(self) -> bool:
+        """Whether answers to earlier plans count, too."""
+        return self.max_staleness is not UNSET
 
 
 class Invitation(Message, frozen=True, kw_only=True):

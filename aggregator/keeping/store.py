@@ -234,7 +234,7 @@ class FleetStore:
         state = _decode(body)
         if state is None or not isinstance(body, bytes) or hashlib.sha256(body).digest() != digest:
             raise StoreError("a version in the database is damaged")
-        for layer in state.layers.values():
+        for layer in state.digests:
             self.layers.load(layer)
         return state
 
@@ -254,7 +254,7 @@ class FleetStore:
         """Return the digests that a version names."""
         kept = self._database.rows("SELECT state FROM versions UNION ALL SELECT state FROM requests")
         states = [_decode(body) for (body,) in kept]
-        return {digest for state in states if state is not None for digest in state.layers.values()}
+        return {digest for state in states if state is not None for digest in state.digests}
 
 
 def claim_folder(folder: Path) -> IO[str]:

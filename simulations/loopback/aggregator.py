@@ -17,14 +17,14 @@ from aggregator.fleet import Fleet
 from aggregator.planning import FleetState, build_plan
 from aggregator.publication import Publication
 from aggregator.receipts import Receipts
-from aggregator.robust import average_round
 from aggregator.round import Interrupted
 from aggregator.round_report import ClosedRound, RoundReport
 from aggregator.selection import Selector, make_selector
+from aggregator.staleness import average_uploads
 from simulations.loopback.network import Loopback
 from simulations.loopback.numpy_program import PROGRAM_FILES
 from simulations.loopback.power import Powered
-from wire.codec import plan_digest
+from wire.codec import inventory_digest, plan_digest
 from wire.digest import content_digest
 from wire.errors import FleetError, WireError
 from wire.manifest import ModelManifest, encode_manifest
@@ -84,6 +84,11 @@ class LoopbackAggregator(Powered):
     def reports(self) -> list[RoundReport]:
         """Of the rounds that are closed."""
         return [it.report for it in self.closed]
+
+    @property
+    def stored(self) -> dict[str, str]:
+        """Device -> digest of the inventory that is durable in the open round."""
+        return {device_id: inventory_digest(summary) for device_id, summary in self._stored.items()}
 
     @property
     def state(self) -> FleetState:
@@ -236,9 +241,12 @@ class LoopbackAggregator(Powered):
         self.committed, self._appended, self._stored, self._asked = {}, {}, {}, None
 
     def _close_round(self, effect: CloseRound) -> None:
-        rows = {name: {device: self.committed[device][name] for device in effect.weights} for name in effect.layers}
-        digests = self.state.plan.shared_layers
-        averages = average_round(
-            self._config.averaging, rows, lambda name: self.published_layer(name, digests[name]), effect.weights
+        averages = average_uploads(
+            self._config.averaging,
+            effect.origins,
+            effect.weights,
+            self.state.plan.shared_layers,
+            lambda name, devices: {device: self.committed[device][name] for device in devices},
+            self.published_layer,
         )
         self._perform(self.fleet.close_round(averages, self._network.now_s))

@@ -21,6 +21,7 @@ from aggregator.fleet import Fleet
 from aggregator.planning import build_plan
 from aggregator.receipts import Receipts
 from aggregator.round import Round
+from aggregator.staleness import Origins
 from edge_client.dataset import Dataset
 from edge_client.effects import Effect as DeviceEffect
 from edge_client.generation import Generation, compose_generation
@@ -63,8 +64,8 @@ def test_an_update_that_is_counted_as_often_as_it_is_announced(monkeypatch: pyte
         seen[device_id] += 1
         return take(self, device_id, part, now_s)
 
-    def close(layers: tuple[str, ...], weights: dict[str, float]) -> CloseRound:
-        return CloseRound(layers, {name: weight * seen[name] for name, weight in weights.items()})
+    def close(origins: Origins, weights: dict[str, float]) -> CloseRound:
+        return CloseRound(origins, {name: weight * seen[name] for name, weight in weights.items()})
 
     monkeypatch.setattr(Fleet, "_take_summary_part", counting)
     monkeypatch.setattr(aggregator.fleet, "CloseRound", close)
