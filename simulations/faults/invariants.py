@@ -31,6 +31,7 @@ class _Heard(NamedTuple):
     summaries: dict[tuple[str, str], Summary]
     values: dict[tuple[str, str], bytes]
     acknowledged: list[tuple[str, Acknowledgement]]
+    sent: list[tuple[int, str, Summary | str]]
 
 
 def broken_invariants(fleet: LoopbackFleet) -> list[str]:
@@ -43,14 +44,15 @@ def broken_invariants(fleet: LoopbackFleet) -> list[str]:
         *_uploads_that_are_too_old(heard, closed),
         *_uploads_acknowledged_and_lost(fleet, heard, closed),
         *_values_that_left(heard),
+        *_values_that_left_though_personal_by_now(fleet, heard),
     ]
 
 
 def _listen(fleet: LoopbackFleet) -> _Heard:
     """Put together what was sent: nothing is damaged here, as it is read where it leaves."""
-    heard = _Heard({}, {}, {}, [])
+    heard = _Heard({}, {}, {}, [], [])
     assemblies: dict[tuple[str, str, str], Assembly] = {}
-    for crossing in fleet.network.log:
+    for number, crossing in enumerate(fleet.network.log):
         address, message = _decode(fleet.config.fleet, crossing.topic, crossing.payload)
         match message:
             case RoundPlan() if address is PLAN:
@@ -60,11 +62,14 @@ def _listen(fleet: LoopbackFleet) -> _Heard:
             case Part() if address in (SUMMARY, UPDATE):
                 key = (crossing.sender, address.name, message.digest)
                 blob = assemblies.setdefault(key, Assembly(message.digest, MOST_BYTES)).add(message)
+                if address is UPDATE:
+                    heard.sent.append((number, crossing.sender, message.digest))
                 if blob is not None and address is UPDATE:
                     heard.values[crossing.sender, message.digest] = blob
                 elif blob is not None:
                     summary = decode_message(blob, Summary, MOST_BYTES)
-                    heard.summaries[crossing.sender, inventory_digest(summary)] = summary
+                    heard.summaries.setdefault((crossing.sender, inventory_digest(summary)), summary)
+                    heard.sent.append((number, crossing.sender, summary))
     return heard
 
 
@@ -164,3 +169,26 @@ def _values_that_left(heard: _Heard) -> Iterator[str]:
                 yield f"{device_id} sketched its personal layer {name} in round {plan.round_number}"
     for device_id, digest in heard.values.keys() - named:
         yield f"{device_id} sent values {digest[:12]} that are in none of its inventories"
+
+
+def _values_that_left_though_personal_by_now(fleet: LoopbackFleet, heard: _Heard) -> Iterator[str]:
+    """Hold what a device sent against the plan that it had seen last, whatever the plan that it had trained for."""
+    layer_of = {
+        (device_id, item.digest): item.layer
+        for (device_id, _), summary in heard.summaries.items()
+        for item in summary.inventory
+    }
+    seen = {name: [*device.plans_seen] for name, device in fleet.devices.items()}
+    current: dict[str, RoundPlan] = {}
+    for number, device_id, message in heard.sent:
+        while seen[device_id] and seen[device_id][0][0] <= number:
+            current[device_id] = seen[device_id].pop(0)[1]
+        plan = current[device_id]
+        if isinstance(message, str):
+            layers = {layer_of[device_id, message]}
+        else:
+            shared = heard.plans[message.plan].shared_layers
+            sketched = {name for name, layer in message.layers.items() if layer.sketch}
+            layers = sketched & shared.keys() if plan.sketch_personal else sketched
+        for layer in sorted(layers & plan.personal_layers.keys()):
+            yield f"{device_id} sent of {layer} what it had seen become personal with round {plan.round_number}"

@@ -120,7 +120,7 @@ class LoopbackAggregator(Powered):
         self._appended = {}
         state = self.state
         goes_on = self._asked is not None and self._asked.plan == plan_digest(state.plan)
-        named = {*state.plan.shared_layers.values(), *state.plan.personal_layers.values()}
+        named = sorted({*state.plan.shared_layers.values(), *state.plan.personal_layers.values()})
         files = (encode_manifest(self.manifest), *PROGRAM_FILES.values())
         publication = Publication(self._session, files, {digest: self._layers[digest] for digest in named})
         self._fleet = Fleet(

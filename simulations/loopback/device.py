@@ -22,7 +22,7 @@ from simulations.loopback.network import Loopback
 from simulations.loopback.power import Powered
 from wire.errors import ModelError, WireError
 from wire.manifest import decode_manifest
-from wire.messages import DeviceStatus
+from wire.messages import DeviceStatus, RoundPlan
 from wire.topics import (
     ACKNOWLEDGEMENT,
     INVITATION,
@@ -53,6 +53,8 @@ class LoopbackDevice(Powered):
         program: Trains; what the device fetches stands for it.
         data: Its own.
         train_s: How long a round's training takes.
+
+    ``plans_seen`` are the plans that it took, each with how many messages had crossed the network before.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class LoopbackDevice(Powered):
         self.device_id = device_id
         self.refused: Counter[str] = Counter()
         self.train_s = train_s
+        self.plans_seen: list[tuple[int, RoundPlan]] = []
         self.tamper: Callable[[RoundWork, RoundOutcome], RoundOutcome] | None = None
         self._fleet = fleet
         self._program = program
@@ -115,7 +118,10 @@ class LoopbackDevice(Powered):
         try:
             address = parse_topic(self._fleet, topic)
             message = decode_payload(address, payload)
-            self._perform(self._session.handle(address, message, self._network.now_s))
+            effects = self._session.handle(address, message, self._network.now_s)
+            if isinstance(message, RoundPlan):
+                self.plans_seen.append((len(self._network.log), message))
+            self._perform(effects)
         except WireError as error:
             self.refused[error.reason] += 1
         except ModelError as error:
