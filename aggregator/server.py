@@ -13,6 +13,7 @@ from aggregator.fleet import Fleet
 from aggregator.keeping.round_log import RoundLog
 from aggregator.keeping.store import FleetStore
 from aggregator.opening import go_on_from, open_state
+from aggregator.planning import FleetState
 from aggregator.program_folder import ProgramFolder
 from aggregator.publication import Publication
 from aggregator.receipts import Receipts
@@ -67,7 +68,7 @@ class Server:
             state=state,
             publication=self._publication,
             receipts=Receipts(self._store.receipts()),
-            interrupted=_interrupted(self._log, plan_digest(state.plan)),
+            interrupted=_interrupted(self._log, state),
         )
         self._finished = asyncio.Event()
         if state.is_finished:
@@ -187,8 +188,8 @@ class Server:
         await self._perform(self._fleet.close_round(averages, time.monotonic()))
 
 
-def _interrupted(log: RoundLog, plan: str) -> Interrupted | None:
-    """Return the round that was open when the aggregator ended, if it is the round of this plan."""
-    if log.asked is None or log.asked.plan != plan:
+def _interrupted(log: RoundLog, state: FleetState) -> Interrupted | None:
+    """Return the round that was open when the aggregator ended, if it is the round of this state's plan."""
+    if log.asked is None or log.asked.plan != plan_digest(state.plan):
         return None
-    return Interrupted(log.asked.cohort, log.stored)
+    return Interrupted(log.asked.cohort, {it: told for it, told in log.stored.items() if told.plan in state.answerable})

@@ -61,7 +61,7 @@ def restore(folder: Path, fleet: str, archive: Path) -> FleetState:
         if not _is_whole(folder):
             _replace_damaged(folder, backup)
             brought_back = [version.state for version in backup.versions()]
-        digests = {digest for version in brought_back for digest in version.digests}
+        digests = {digest for version in brought_back for digest in version.layers.values()}
         with closing(FleetStore(folder)) as store:
             store.ask_to_go_back(state, backup.layers, digests)
         return state
@@ -78,7 +78,7 @@ def _write(store: FleetStore, place: Path, archive: Path) -> FleetState:
     try:
         with unfinished.open("wb") as file, tarfile.open(fileobj=file, mode="w") as tar:
             tar.add(place / DATABASE, DATABASE)
-            for digest in sorted({digest for state in versions for digest in state.digests}):
+            for digest in sorted({digest for state in versions for digest in state.layers.values()}):
                 tar.add(store.layers.path(digest), f"layers/{store.layers.path(digest).name}")
             tar.close()
             file.flush()
