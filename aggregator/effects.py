@@ -48,11 +48,15 @@ class AskCohort(NamedTuple):
 
 
 class Checkpoint(NamedTuple):
-    """Effect: make the state, the new layers (digest -> encoded values) and the round that is closed durable, as one."""
+    """Effect: make the state, the new layers (digest -> encoded values) and the round that is closed durable, as one.
+
+    The next round's log begins with what ``carried`` names, device and layer, of the log before.
+    """
 
     state: FleetState
     layers: dict[str, bytes]
     closed: ClosedRound | None
+    carried: tuple[tuple[str, str], ...] = ()
 
 
 class Finished(NamedTuple):

@@ -12,10 +12,12 @@ from collections.abc import Mapping
 import msgspec
 import numpy as np
 
+from aggregator.answer import Answer, go_on_with
 from aggregator.closing import close_round
 from aggregator.config import AggregatorConfig
 from aggregator.effects import AskCohort, Checkpoint, CloseRound, Effect, Finished
 from aggregator.evidence import Selector
+from aggregator.gathering import Gathering
 from aggregator.planning import FleetState, choose_cohort, cohort_draw
 from aggregator.presence import Presence
 from aggregator.publication import Publication
@@ -77,7 +79,8 @@ class Fleet:
         self._interrupted = interrupted
         self._heard_all_s = 0.0
         self._round: Round | None = None
-        self._gathering_since_s: float | None = None
+        self._unfinished: dict[str, Answer] = {}
+        self._gathering = Gathering(config.rounds)
         self._is_closing = False
         self.refused: Counter[str] = Counter()
 
@@ -161,7 +164,8 @@ class Fleet:
             now_s=now_s,
         )
         self._go_to(state)
-        effects: list[Effect] = [Checkpoint(self.state, new_layers, ClosedRound(report, round_.plan, receipts))]
+        self._unfinished, carried = go_on_with(round_.unfinished, self._answerable)
+        effects: list[Effect] = [Checkpoint(state, new_layers, ClosedRound(report, round_.plan, receipts), carried)]
         effects += [last_word(name, summary) for name, summary in counted.items()]
         if self.state.is_finished:
             return [*effects, self._publication.presence("finished"), Finished()]
@@ -176,7 +180,7 @@ class Fleet:
             layers: Digest -> encoded values of its layers that the plan before did not name.
         """
         self._go_to(state)
-        self._round, self._interrupted, self._is_closing = None, None, False
+        self._round, self._interrupted, self._is_closing, self._unfinished = None, None, False, {}
         return [Checkpoint(state, {}, None), *self._publication.next_version(layers, state.plan)]
 
     def _go_to(self, state: FleetState) -> None:
@@ -236,15 +240,9 @@ class Fleet:
 
     def _open_if_gathered(self, now_s: float) -> list[Effect]:
         settings, ready = self._config.rounds, self.reachable
-        if self.state.is_finished or len(ready) < settings.quorum:
-            self._gathering_since_s = None
+        waits = not self.state.plan.is_buffered  # newcomers may join a buffered round
+        if self.state.is_finished or not self._gathering.is_over(len(ready), now_s, waits=waits):
             return []
-        if self._gathering_since_s is None:
-            self._gathering_since_s = now_s
-        is_gathering = len(ready) < settings.cohort_size and now_s - self._gathering_since_s < settings.gather_s
-        if is_gathering and not self.state.plan.is_buffered:  # whose rounds newcomers may join
-            return []
-        self._gathering_since_s = None
         cohort = self._draw(ready, settings.cohort_size, settings.quorum)
         self._open_round(cohort, now_s, {})
         return self._ask(cohort)
@@ -274,7 +272,9 @@ class Fleet:
             window_bytes=self._config.rounds.window_bytes,
             opened_s=now_s,
             stored=stored,
+            unfinished=self._unfinished,
         )
+        self._unfinished = {}
 
     def _ask(self, cohort: tuple[str, ...]) -> list[Effect]:
         return [AskCohort(self._plan_digest, cohort), *self._invite(cohort)]

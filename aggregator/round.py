@@ -9,16 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from aggregator.admission import check_summary
+from aggregator.answer import Answer
 from aggregator.effects import CommitUpload, LogLayer, RoundEffect
 from wire.codec import inventory_digest
 from wire.errors import RefusalReason, WireError
 from wire.manifest import ModelManifest
-from wire.messages import Acknowledgement, InventoryItem, Part, RoundPlan, Summary, WantedPart
-from wire.parts import Assembly, num_parts
+from wire.messages import Acknowledgement, Part, RoundPlan, Summary, WantedPart
+from wire.parts import num_parts
 from wire.tensors import decode_layer
 from wire.topics import ACKNOWLEDGEMENT, Address, Envelope
 
@@ -34,21 +34,6 @@ class Interrupted(NamedTuple):
     stored: Mapping[str, Summary]
 
 
-@dataclass
-class _Answer:
-    """What one device has sent in this round."""
-
-    summary: Summary
-    missing: dict[str, tuple[InventoryItem, Assembly]] = field(default_factory=dict)
-    granted_s: float | None = None
-    is_silent: bool = False
-    is_stored: bool = False
-
-    @property
-    def missing_bytes(self) -> int:
-        return sum(item.size_bytes for item, _ in self.missing.values())
-
-
 class Round:
     """The round that is open.
 
@@ -61,6 +46,7 @@ class Round:
         window_bytes: The most that may be granted at one time; a single upload larger than it is granted alone.
         opened_s: When the invitations went out.
         stored: Device -> summary of those whose upload is durable already.
+        unfinished: Device -> what it has sent in the buffered round before, and may go on with.
     """
 
     def __init__(
@@ -74,6 +60,7 @@ class Round:
         window_bytes: int,
         opened_s: float,
         stored: Mapping[str, Summary],
+        unfinished: Mapping[str, Answer],
     ) -> None:
         """Open the round."""
         self.plans = plans
@@ -87,12 +74,17 @@ class Round:
         self._enough = buffer_size if self.plan.is_buffered else None
         self._window_bytes = window_bytes
         self._deadline_s = opened_s + self.plan.duration_s
-        self._answers = {name: _Answer(summary, is_stored=True) for name, summary in stored.items()}
+        self._answers = {**unfinished, **{name: Answer(it, is_stored=True) for name, it in stored.items()}}
 
     @property
     def stored(self) -> dict[str, Summary]:
         """Device -> summary of those whose upload is durable, in the order of their names."""
         return {name: self._answers[name].summary for name in sorted(self._answers) if self._answers[name].is_stored}
+
+    @property
+    def unfinished(self) -> dict[str, Answer]:
+        """Device -> its answer, of those who have begun an upload that is not durable."""
+        return {name: answer for name, answer in self._answers.items() if not answer.is_stored}
 
     def summary_of(self, device_id: str) -> Summary | None:
         """Return the summary that is open or stored for this device."""
@@ -153,10 +145,7 @@ class Round:
         except WireError as error:
             self.refuse(device_id, error.reason)
             raise
-        answer = _Answer(summary)
-        wanted = [item for item in summary.inventory if item.layer in self.plan.shared_layers]
-        answer.missing = {item.digest: (item, Assembly(item.digest, item.size_bytes)) for item in wanted}
-        self._answers[device_id] = answer
+        answer = self._answers[device_id] = Answer.begin(summary, self.plan)
         self.refused.pop(device_id, None)
         return self._say_where_it_stands(device_id, answer, now_s)
 
@@ -188,6 +177,7 @@ class Round:
             self.refuse(device_id, error.reason)
             raise
         del answer.missing[part.digest]
+        answer.logged.add(item.layer)
         effects: list[RoundEffect] = [LogLayer(device_id, item.layer, values)]
         if not answer.missing:
             effects += self._say_where_it_stands(device_id, answer, now_s)
@@ -205,7 +195,7 @@ class Round:
         self._answers.pop(device_id, None)
         self.refused[device_id] = reason
 
-    def _say_where_it_stands(self, device_id: str, answer: _Answer, now_s: float) -> list[RoundEffect]:
+    def _say_where_it_stands(self, device_id: str, answer: Answer, now_s: float) -> list[RoundEffect]:
         effects: list[RoundEffect] = []
         if not answer.missing and not answer.is_stored:
             answer.is_stored, answer.granted_s = True, None
@@ -218,7 +208,7 @@ class Round:
         effects.append(self._acknowledge(device_id, answer))
         return effects
 
-    def _fits(self, answer: _Answer) -> bool:
+    def _fits(self, answer: Answer) -> bool:
         granted = sum(other.missing_bytes for other in self._answers.values() if other.granted_s is not None)
         return granted == 0 or granted + answer.missing_bytes <= self._window_bytes
 
@@ -231,7 +221,7 @@ class Round:
                 effects.append(self._acknowledge(device_id, answer))
         return effects
 
-    def _acknowledge(self, device_id: str, answer: _Answer) -> Envelope:
+    def _acknowledge(self, device_id: str, answer: Answer) -> Envelope:
         wanted = tuple(
             WantedPart(digest, index)
             for digest, (item, assembly) in (answer.missing.items() if answer.granted_s is not None else ())

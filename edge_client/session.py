@@ -180,7 +180,7 @@ class Session:
             self._invited_to.append(invitation.plan)
         if invitation.plan != self._plan_digest:
             self._plan_due_s = now_s + PATIENCE_S  # its plan should be here by then
-        elif self._upload is not None and (self._upload.plan == invitation.plan or self._is_buffered):
+        elif self._upload is not None and self._upload.plan == invitation.plan:
             return self._announce(now_s)  # who asks again has not stored it
         return self._go_on()
 
@@ -195,7 +195,8 @@ class Session:
             check_plan(plan, self._manifest)
         self._plan, self._plan_digest, self._plan_due_s = plan, digest, math.inf
         self._trouble.plan_came()
-        effects: list[Effect] = [*self._fetching.forget(MODEL), *self._announce(now_s)]  # its last word may be lost
+        effects: list[Effect] = [*self._fetching.forget(MODEL)]
+        effects += self._announce(now_s, is_urgent=not plan.is_buffered)  # its last word may be lost
         if plan.model_id != self._model_id:
             effects += self._ask_for_program(plan.model_id)
         return effects + self._go_on()
@@ -262,7 +263,7 @@ class Session:
         self._is_training = True
         return [*self._tell_status(), Train(work, self._generation)]
 
-    def _announce(self, now_s: float) -> list[Effect]:
+    def _announce(self, now_s: float, *, is_urgent: bool = True) -> list[Effect]:
         """Say what is held ready, but nothing of a layer that is personal now, or that may be for all one knows."""
         plan, upload = self._plan, self._upload
         if plan is None or upload is None:
@@ -274,7 +275,7 @@ class Session:
             upload.withhold(
                 upload.layers & plan.personal_layers.keys() if plan.sketch_personal else plan.personal_layers
             )
-        return [*upload.announce(now_s)]
+        return [*upload.announce(now_s)] if is_urgent or upload.is_silent else []
 
     def _own_layers(self) -> dict[str, np.ndarray]:
         if self._generation is None or self._manifest is None:

@@ -51,6 +51,11 @@ class UploadConversation:
         """The layers that were shared in its round."""
         return frozenset(item.layer for item in self._upload.summary.inventory)
 
+    @property
+    def is_silent(self) -> bool:
+        """Whether all of it is stored, as far as the device knows: it says nothing more by itself."""
+        return self._next_s is None
+
     def withhold(self, layers: Collection[str]) -> None:
         """Send neither values nor a sketch of these layers from now on, only the norm: they have become personal."""
         self._withheld = frozenset(layers)

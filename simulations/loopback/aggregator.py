@@ -238,7 +238,10 @@ class LoopbackAggregator(Powered):
             plan = effect.closed.plan
             self.closed.append(effect.closed)
             self._receipts[plan.epoch, plan.round_number] = effect.closed.receipts
-        self.committed, self._appended, self._stored, self._asked = {}, {}, {}, None
+        carried: dict[str, dict[str, np.ndarray]] = {}
+        for device_id, layer in effect.carried:
+            carried.setdefault(device_id, {})[layer] = self._appended[device_id][layer]
+        self.committed, self._appended, self._stored, self._asked = {}, carried, {}, None
 
     def _close_round(self, effect: CloseRound) -> None:
         averages = average_uploads(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -9,7 +10,9 @@ import numpy as np
 import pytest
 
 from aggregator.config import AggregatorConfig
+from simulations.faults.invariants import broken_invariants
 from simulations.loopback.fleet import LoopbackFleet
+from simulations.loopback.network import Crossing, Delivery
 from tests.machines.conftest import MakeFleet, Works, make_config
 from tests.machines.test_devices import told
 from wire.codec import decode_message
@@ -200,3 +203,22 @@ def test_a_summary_that_is_not_stale_must_hold_all_sketches(make_fleet: MakeFlee
     bare = msgspec.structs.replace(summary, layers={name: LayerSummary(it.norm) for name, it in summary.layers.items()})
     with pytest.raises(WireError, match="wrong-shape"):
         round_.receive_summary("pi-2", bare, fleet.network.now_s)
+
+
+def test_an_upload_over_a_slow_link_goes_on_through_versions_that_close_meanwhile(make_fleet: MakeFleet) -> None:
+    free_s = 0.0
+
+    def slow_up(crossing: Crossing, receiver: str) -> Sequence[Delivery]:
+        nonlocal free_s
+        if crossing.sender != "pi-2" or receiver != "aggregator":
+            return (Delivery(crossing.payload),)
+        is_part = "/up/update/" in crossing.topic  # one after the other, 4 seconds each
+        free_s = max(free_s, crossing.time_s) + (4.0 if is_part else 0.0)
+        return (Delivery(crossing.payload, free_s - crossing.time_s),)
+
+    fleet = make_buffered(make_fleet, policy=slow_up, max_staleness=50)
+    fleet.run_until(lambda: bool(fleet.aggregator.reports) and "pi-2" in fleet.aggregator.reports[-1].counted, 600)
+    assert fleet.aggregator.reports[-1].counted["pi-2"].staleness > 5
+    parts = [topic for topic in sent(fleet, "pi-2") if "/up/update/" in topic]
+    assert len(parts) <= 2 * len(set(parts))
+    assert broken_invariants(fleet) == []

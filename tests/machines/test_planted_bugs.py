@@ -124,7 +124,7 @@ def test_a_session_that_keeps_its_layers_only_once_they_are_counted(
 def test_a_session_that_sends_what_it_held_ready_whatever_the_plan_says(
     make_fleet: MakeFleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def announce(self: Session, now_s: float) -> list[DeviceEffect]:
+    def announce(self: Session, now_s: float, **_options: bool) -> list[DeviceEffect]:
         return [*self._upload.announce(now_s)] if self._upload else []
 
     monkeypatch.setattr(Session, "_announce", announce)
