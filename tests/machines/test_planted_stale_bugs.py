@@ -22,14 +22,10 @@ from wire.codec import plan_digest
 from wire.messages import RoundPlan, Summary
 
 
-def first_broken() -> str:
-    """Return what does not hold in the first schedule of buffered rounds in which something does not."""
-    for seed in range(200):
-        if KINDS[seed // len(RULES) % len(KINDS)] == "buffered":
-            trial = run_trial(FaultSpec(), seed)
-            if trial.broken:
-                return " ".join(trial.broken)
-    pytest.fail("no invariant noticed it in 66 schedules")
+def is_found(line: str) -> bool:
+    """Say whether some schedule of buffered rounds ends with such a line."""
+    buffered = (seed for seed in range(200) if KINDS[seed // len(RULES) % len(KINDS)] == "buffered")
+    return any(line in broken for seed in buffered for broken in run_trial(FaultSpec(), seed).broken)
 
 
 def test_staleness_without_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,7 +38,7 @@ def test_staleness_without_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(aggregator.fleet, "close_round", keeping)
     monkeypatch.setattr(FleetState, "answerable", property(answerable))
-    assert "versions before, at most" in first_broken()
+    assert is_found("versions before, at most")
 
 
 def test_an_update_that_is_taken_to_have_begun_at_the_current_version(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,17 +49,17 @@ def test_an_update_that_is_taken_to_have_begun_at_the_current_version(monkeypatc
         }
 
     monkeypatch.setattr(aggregator.fleet, "origins_of", forgetful)
-    assert "is not the average of what was counted" in first_broken()
+    assert is_found("is not the average of what was counted")
 
 
 def test_an_old_update_that_counts_as_a_fresh_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(aggregator.staleness, "staleness_factor", lambda _: 1.0)
-    assert "is not the average of what was counted" in first_broken()
+    assert is_found("is not the average of what was counted")
 
 
 def test_an_upload_that_is_forgotten_once_it_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Receipts, "find", lambda *_: None)
-    assert "was counted in rounds" in first_broken()
+    assert is_found("was counted in rounds")
 
 
 def test_a_device_that_hands_over_what_has_become_personal(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,4 +67,4 @@ def test_a_device_that_hands_over_what_has_become_personal(monkeypatch: pytest.M
         return None
 
     monkeypatch.setattr(UploadConversation, "withhold", careless)
-    assert "had seen become personal" in first_broken()
+    assert is_found("had seen become personal")
