@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from wire.messages import DeviceId, Staleness, TrainingSettings
+from wire.messages import DeviceId, TrainingSettings
 from wire.mqtt import BrokerAddress
 
 __all__ = ["AggregatorConfig", "AveragingSettings", "RoundSettings", "Schedule", "SelectorSettings", "check_optimizer"]
@@ -61,7 +61,7 @@ class RoundSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     schedule: Schedule = "constant"
     warmup_rounds: Annotated[int, Meta(ge=0)] = 0
     buffer_size: Positive = 10
-    max_staleness: Staleness = 10
+    max_staleness: Annotated[int, Meta(ge=0, le=100)] = 10
 
     def __post_init__(self) -> None:
         """Refuse settings that contradict each other."""

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 import msgspec
 import numpy as np
+from msgspec import UNSET
 
 from aggregator.answer import Answer, go_on_with
 from aggregator.closing import close_round
@@ -240,7 +241,7 @@ class Fleet:
 
     def _open_if_gathered(self, now_s: float) -> list[Effect]:
         settings, ready = self._config.rounds, self.reachable
-        waits = not self.state.plan.is_buffered  # newcomers may join a buffered round
+        waits = self.state.plan.max_staleness is UNSET  # newcomers may join a buffered round
         if self.state.is_finished or not self._gathering.is_over(len(ready), now_s, waits=waits):
             return []
         cohort = self._draw(ready, settings.cohort_size, settings.quorum)
@@ -250,7 +251,7 @@ class Fleet:
     def _ask_newcomers(self, round_: Round) -> list[Effect]:
         """Let whom a buffered round has room for take part in it, too."""
         room = self._config.rounds.cohort_size - len(round_.cohort)
-        if self._is_closing or not round_.plan.is_buffered or room <= 0:
+        if self._is_closing or not round_.is_buffered or room <= 0:
             return []
         newcomers = self._draw(self.reachable - {*round_.cohort}, room, 0)
         round_.admit(newcomers)

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 
+from msgspec import UNSET
+
 from aggregator.admission import check_summary
 from aggregator.answer import Answer
 from aggregator.effects import CommitUpload, LogLayer, RoundEffect
@@ -71,7 +73,7 @@ class Round:
         self._spoiled: dict[tuple[str, str], RefusalReason] = {}
         self._manifest = manifest
         self._quorum = quorum
-        self._enough = buffer_size if self.plan.is_buffered else None
+        self._enough = buffer_size if self.is_buffered else None
         self._window_bytes = window_bytes
         self._deadline_s = opened_s + self.plan.duration_s
         self._answers = {**unfinished, **{name: Answer(it, is_stored=True) for name, it in stored.items()}}
@@ -92,6 +94,11 @@ class Round:
         return answer.summary if answer else None
 
     @property
+    def is_buffered(self) -> bool:
+        """Whether answers to earlier plans count, too."""
+        return self.plan.max_staleness is not UNSET
+
+    @property
     def awaited(self) -> tuple[str, ...]:
         """Invited devices whose upload is neither stored nor refused, in the order of their names."""
         return tuple(sorted(set(self.cohort) - set(self.stored) - set(self.refused)))
@@ -99,7 +106,7 @@ class Round:
     @property
     def dropouts(self) -> tuple[str, ...]:
         """Those who have missed the round if it closes now; a buffered round is missed by nobody, for a later one is as good."""
-        return () if self.plan.is_buffered else self.awaited
+        return () if self.is_buffered else self.awaited
 
     def is_over(self, reachable: AbstractSet[str], now_s: float) -> bool:
         """Say whether it may close.

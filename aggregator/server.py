@@ -173,8 +173,7 @@ class Server:
         self._store.save(effect.state, effect.layers, self._program.manifest, effect.closed)
         before = self._log
         self._log = self._store.open_round_log(effect.state.plan.epoch, effect.state.plan.round_number)
-        for device_id, layer in effect.carried:
-            self._log.append(device_id, layer, before.rows(layer, (device_id,))[device_id][:])
+        self._log.take_over(before, effect.carried)
         before.delete()
         if effect.closed is not None:
             self._on_report(effect.closed.report)

@@ -10,6 +10,7 @@ import math
 from collections import deque
 
 import numpy as np
+from msgspec import UNSET
 
 from edge_client.effects import Effect, LoadProgram, Train
 from edge_client.fetching import Fetching, ProgramFiles, Subscribe, Unsubscribe
@@ -97,7 +98,7 @@ class Session:
 
     @property
     def _is_buffered(self) -> bool:
-        return self._plan is not None and self._plan.is_buffered
+        return self._plan is not None and self._plan.max_staleness is not UNSET
 
     def connected(self, now_s: float) -> list[Effect]:
         """The link is up, perhaps again: say who is here and, once the plan is known, what it still holds."""
@@ -196,7 +197,7 @@ class Session:
         self._plan, self._plan_digest, self._plan_due_s = plan, digest, math.inf
         self._trouble.plan_came()
         effects: list[Effect] = [*self._fetching.forget(MODEL)]
-        effects += self._announce(now_s, is_urgent=not plan.is_buffered)  # its last word may be lost
+        effects += self._announce(now_s, is_urgent=not self._is_buffered)  # its last word may be lost
         if plan.model_id != self._model_id:
             effects += self._ask_for_program(plan.model_id)
         return effects + self._go_on()
@@ -269,7 +270,7 @@ class Session:
         if plan is None or upload is None:
             return []
         if upload.plan != self._plan_digest:
-            if not plan.is_buffered and not upload.layers.isdisjoint(plan.personal_layers):
+            if not self._is_buffered and not upload.layers.isdisjoint(plan.personal_layers):
                 self._upload = None  # of a round that is closed: it could not be counted
                 return []
             upload.withhold(

@@ -32,7 +32,6 @@ __all__ = [
     "Positive",
     "RoundPlan",
     "ServerStatus",
-    "Staleness",
     "Summary",
     "TrainingSettings",
     "WantedPart",
@@ -47,7 +46,6 @@ LayerName = Annotated[str, Meta(min_length=1, max_length=200)]
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 Positive = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 Seconds = Annotated[float, Meta(gt=0, le=30 * 24 * 3600)]
-Staleness = Annotated[int, Meta(ge=0, le=100)]
 Text = Annotated[str, Meta(max_length=500)]
 OptimizerName = Literal["sgd", "adam", "adamw"]
 
@@ -165,13 +163,8 @@ class RoundPlan(Message, frozen=True, kw_only=True):
     sketch_personal: bool = False
     swap_candidates: tuple[LayerName, ...] = ()
     duration_s: Seconds
-    max_staleness: Staleness | UnsetType = UNSET
+    max_staleness: Annotated[int, Meta(ge=0, le=100)] | UnsetType = UNSET
     signature: bytes = b""
-
-    @property
-    def is_buffered(self) -> bool:
-        """Whether answers to earlier plans count, too."""
-        return self.max_staleness is not UNSET
 
 
 class Invitation(Message, frozen=True, kw_only=True):

@@ -15,7 +15,7 @@ from simulations.faults.spec import FaultSpec, parse_spec
 from simulations.faults.trial import Trial, run_trial
 from wire.errors import ConfigError, FleetError
 
-NUM_SCHEDULES = 520
+NUM_SCHEDULES = 700
 
 
 @pytest.mark.slow
@@ -48,28 +48,17 @@ def test_a_schedule_in_which_something_does_not_hold_is_named_with_the_command_t
     assert "seed 5: the fleet came to a standstill" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("seed", [0, 7, 17])
+@pytest.mark.parametrize("seed", [0, 7, 20])
 def test_the_same_seed_gives_the_same_bytes(seed: int) -> None:
     first, second = (run_trial(FaultSpec(), seed) for _ in range(2))
     assert first == second
-    assert first.sha256 != run_trial(FaultSpec(), seed + 36).sha256
+    assert first.sha256 != run_trial(FaultSpec(), seed + 24).sha256
 
 
 @pytest.mark.slow
 def test_the_same_seed_gives_the_same_bytes_in_another_process() -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "fedlag",
-        "simulate",
-        "fleet",
-        "--seed",
-        "5",
-        "--schedules",
-        "13",
-        "--format",
-        "json",
-    ]
+    words = "simulate fleet --seed 17 --schedules 8 --format json"
+    command = [sys.executable, "-m", "fedlag", *words.split()]
     said = [
         subprocess.run(command, capture_output=True, check=True, env={**os.environ, "PYTHONHASHSEED": number}).stdout
         for number in ("1", "2")
