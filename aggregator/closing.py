@@ -83,7 +83,8 @@ def close_round(
 def _evidence(round_: Round, manifest: ModelManifest) -> Evidence:
     """Return what the counted devices told, one row a device in the order of their names.
 
-    A stale update speaks of the layers of which its plan asked for the same sketch as the round's plan does.
+    A stale update speaks of the layers of which its plan asked for the same sketch as the round's plan does; a test of swaps
+    is about this plan's averages, so stale gains say nothing.
     """
     plan, summaries = round_.plan, [*round_.stored.values()]
     sketches, norms = {}, {}
@@ -92,10 +93,8 @@ def _evidence(round_: Round, manifest: ModelManifest) -> Evidence:
         norms[layer.name] = np.array([summary.norm for summary in told])
         if told and summary_width(layer, plan):
             sketches[layer.name] = np.stack([np.frombuffer(summary.sketch, dtype="<f4") for summary in told])
-    gains = {
-        name: np.array([summary.swap_gains[name] for summary in summaries if name in summary.swap_gains])
-        for name in plan.swap_candidates
-    }
+    tested = [summary.swap_gains for summary in summaries if summary.plan == round_.plan_digest]
+    gains = {name: np.array([gains[name] for gains in tested if name in gains]) for name in plan.swap_candidates}
     return Evidence(
         round_number=plan.round_number,
         num_params={layer.name: layer.num_params for layer in manifest.layers},
