@@ -30,8 +30,14 @@ def max_summary_bytes(manifest: ModelManifest, sketch_width: int) -> int:
     return 64 * 1024 + per_layer * len(manifest.layers)
 
 
-def check_summary(summary: Summary, plan: RoundPlan, manifest: ModelManifest) -> None:
+def check_summary(summary: Summary, plan: RoundPlan, manifest: ModelManifest, *, is_stale: bool = False) -> None:
     """Refuse a summary that does not fit its plan.
+
+    Args:
+        summary: What came.
+        plan: The one that it answers.
+        manifest: Of the model.
+        is_stale: There are later plans; a device says nothing but the norm of a layer that has become personal.
 
     Raises:
         WireError: ``foreign-round``, ``wrong-layers``, ``wrong-shape``, ``oversized`` or ``not-finite``.
@@ -42,7 +48,8 @@ def check_summary(summary: Summary, plan: RoundPlan, manifest: ModelManifest) ->
     _check_numbers(summary)
     _check_names("layers", sorted(summary.layers), [] if is_measuring else sorted(manifest.layer_names))
     for name, layer in summary.layers.items():
-        _check_layer(name, layer, summary_width(manifest.layer(name), plan))
+        width = 0 if is_stale and not layer.sketch else summary_width(manifest.layer(name), plan)
+        _check_layer(name, layer, width)
     inventory = sorted(item.layer for item in summary.inventory)
     _check_names("inventory", inventory, [] if is_measuring else sorted(plan.shared_layers))
     if len({item.digest for item in summary.inventory}) < len(inventory):

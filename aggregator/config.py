@@ -35,7 +35,8 @@ class RoundSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     """How rounds run.
 
     Args:
-        num_rounds: Training rounds until the fleet has finished; absent: without an end.
+        mode: ``synchronous``, or ``buffered``: late answers count, and a version is made of every ``buffer_size`` of them.
+        num_rounds: Training rounds, each of which makes a version, until the fleet has finished; absent: without an end.
         cohort_size: The most devices that are asked in a round.
         quorum: The fewest answers with which a round may close.
         duration_s: After this long a round closes with those who answered, if they make a quorum.
@@ -47,8 +48,11 @@ class RoundSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         warmup_rounds: Rounds over which it rises first, fewer than there are.
         guard: By what share of itself the devices' validation loss may rise from one version to the next; more makes the fleet go back
             (``aggregator.guard``). Absent: nobody looks.
+        buffer_size: In buffered rounds, with so many answers a round closes at once.
+        max_staleness: In buffered rounds, by how many versions what an answer began at may be behind.
     """
 
+    mode: Literal["synchronous", "buffered"] = "synchronous"
     num_rounds: Positive | None = None
     cohort_size: Positive = 100
     quorum: Positive = 2
@@ -60,6 +64,8 @@ class RoundSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     schedule: Schedule = "constant"
     warmup_rounds: Annotated[int, Meta(ge=0)] = 0
     guard: Annotated[float, Meta(gt=0)] | None = None
+    buffer_size: Positive = 10
+    max_staleness: Annotated[int, Meta(ge=0, le=100)] = 10
 
     def __post_init__(self) -> None:
         """Refuse settings that contradict each other."""
@@ -111,8 +117,14 @@ class AggregatorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
 
     def __post_init__(self) -> None:
         """Refuse settings that contradict each other."""
-        if self.rounds.quorum > self.rounds.cohort_size:
-            raise ValueError(f"a quorum of {self.rounds.quorum} cannot come from {self.rounds.cohort_size} devices")
+        rounds = self.rounds
+        if rounds.quorum > rounds.cohort_size:
+            raise ValueError(f"a quorum of {rounds.quorum} cannot come from {rounds.cohort_size} devices")
+        if rounds.mode == "buffered" and not rounds.quorum <= rounds.buffer_size <= rounds.cohort_size:
+            raise ValueError(
+                f"a buffer_size of {rounds.buffer_size} must lie between the quorum, {rounds.quorum}, and the cohort_size,"
+                f" {rounds.cohort_size}"
+            )
         check_optimizer(self.training)
 
     @property

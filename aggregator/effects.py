@@ -9,6 +9,7 @@ import numpy as np
 from aggregator.guard import GuardState
 from aggregator.planning import FleetState
 from aggregator.round_report import ClosedRound
+from aggregator.staleness import Origins
 from wire.messages import Summary
 from wire.topics import Envelope
 
@@ -44,9 +45,9 @@ RoundEffect = Envelope | LogLayer | CommitUpload
 
 
 class CloseRound(NamedTuple):
-    """Effect: average these layers of these devices from the round log, and call ``close_round`` with the averages."""
+    """Effect: average these layers from the round log (``average_uploads``), and call ``close_round`` with the averages."""
 
-    layers: tuple[str, ...]
+    origins: Origins
     weights: dict[str, float]
 
 
@@ -58,11 +59,15 @@ class AskCohort(NamedTuple):
 
 
 class Checkpoint(NamedTuple):
-    """Effect: make the state, the new layers (digest -> encoded values) and the round that is closed durable, as one."""
+    """Effect: make the state, the new layers (digest -> encoded values) and the round that is closed durable, as one.
+
+    The next round's log begins with what ``carried`` names, device and layer, of the log before.
+    """
 
     state: FleetState
     layers: dict[str, bytes]
     closed: ClosedRound | None
+    carried: tuple[tuple[str, str], ...] = ()
 
 
 class GoBack(NamedTuple):

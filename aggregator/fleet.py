@@ -11,26 +11,27 @@ from collections.abc import Mapping
 
 import msgspec
 import numpy as np
+from msgspec import UNSET
 
-from aggregator.closing import close_round
+from aggregator.answer import Answer, go_on_with
+from aggregator.closing import close_round, encode_averages
 from aggregator.config import AggregatorConfig
-from aggregator.effects import AskCohort, Checkpoint, CloseRound, Effect, Finished
+from aggregator.effects import AskCohort, Checkpoint, Effect, Finished
 from aggregator.evidence import Selector
+from aggregator.gathering import Gathering
 from aggregator.guard import is_held
-from aggregator.holding import go_back_if_worse
+from aggregator.holding import end_round
 from aggregator.planning import FleetState, choose_cohort, cohort_draw
 from aggregator.presence import Presence
 from aggregator.publication import Publication
 from aggregator.receipts import Receipts, last_word
 from aggregator.round import Interrupted, Round
 from aggregator.round_report import ClosedRound
+from aggregator.setbacks import who_may_be_asked
 from aggregator.summaries import Summaries
-from wire.codec import plan_digest
-from wire.digest import content_digest
 from wire.errors import RefusalReason, WireError
 from wire.manifest import ModelManifest
 from wire.messages import DeviceStatus, Invitation, Message, Part, Summary
-from wire.tensors import encode_layer
 from wire.topics import INVITATION, STATUS, SUMMARY, UPDATE, Address, Envelope
 
 __all__ = ["Fleet"]
@@ -66,7 +67,7 @@ class Fleet:
         interrupted: Interrupted | None,
     ) -> None:
         """Prepare; the shell calls ``connected`` when the link is up."""
-        self.state = state
+        self._go_to(state)
         self._config = config
         self._model_id = model_id
         self._manifest = manifest
@@ -78,10 +79,10 @@ class Fleet:
         self._interrupted = interrupted
         self._heard_all_s = 0.0
         self._round: Round | None = None
-        self._gathering_since_s: float | None = None
+        self._unfinished: dict[str, Answer] = {}
+        self._gathering = Gathering(config.rounds)
         self._is_closing = False
         self._believed: set[str] = set()
-        self._plan_digest = plan_digest(state.plan)
         self.refused: Counter[str] = Counter()
 
     @property
@@ -110,7 +111,7 @@ class Fleet:
             self._interrupted = None
         if self._round is not None:
             effects += self._invite(self._round.cohort)
-            self._round.extend((), now_s)  # nobody could be heard meanwhile
+            self._round.extend(now_s)  # nobody could be heard meanwhile
         return effects
 
     def handle(self, address: Address, message: Message | None, now_s: float) -> list[Effect]:
@@ -138,10 +139,10 @@ class Fleet:
             return self._open_if_gathered(now_s)
         effects: list[Effect] = [*self._round.tick(now_s)]
         if self._round.is_stuck(now_s):
-            newcomers = tuple(sorted(self.reachable - set(self._round.cohort)))
-            self._round.extend(newcomers, now_s)
+            self._round.admit(tuple(self.reachable))
+            self._round.extend(now_s)
             return [*effects, *self._ask(self._round.cohort)]
-        return effects + self._close_if_over(now_s)
+        return [*effects, *self._close_if_over(now_s), *self._ask_newcomers(self._round)]
 
     def close_round(self, averages: Mapping[str, np.ndarray], now_s: float) -> list[Effect]:
         """Go on to the next round with the averages of this one: layer -> shape ``(num_params,)``, float32."""
@@ -151,12 +152,8 @@ class Fleet:
             return []
         counted = round_.stored
         receipts = self._receipts.close(round_)
-        blobs = {
-            name: encode_layer(self._manifest.layer(name), values, codec="raw") for name, values in averages.items()
-        }
-        digests = {name: content_digest(blob) for name, blob in blobs.items()}
-        new_layers = {digests[name]: blob for name, blob in blobs.items()}
-        self.state, report = close_round(
+        digests, new_layers = encode_averages(self._manifest, averages)
+        state, report = close_round(
             round_,
             self.state,
             digests,
@@ -167,13 +164,13 @@ class Fleet:
             refused_messages=self.refused,
             now_s=now_s,
         )
-        plan = self.state.plan
-        self._plan_digest = plan_digest(plan)
-        effects: list[Effect] = [Checkpoint(self.state, new_layers, ClosedRound(report, round_.plan, receipts))]
+        self._go_to(state)
+        self._unfinished, carried = go_on_with(round_.unfinished, self._answerable)
+        effects: list[Effect] = [Checkpoint(state, new_layers, ClosedRound(report, round_.plan, receipts), carried)]
         effects += [last_word(name, summary) for name, summary in counted.items()]
         if self.state.is_finished:
             return [*effects, self._publication.presence("finished"), Finished()]
-        effects += self._publication.next_version(new_layers, plan)
+        effects += self._publication.next_version(new_layers, state.plan)
         return effects + self._open_if_gathered(now_s)
 
     def go_on_from(
@@ -186,9 +183,13 @@ class Fleet:
             layers: Digest -> encoded values of its layers that the plan before did not name.
             closed: The round that is over, if one is.
         """
-        self.state, self._round, self._interrupted, self._is_closing = state, None, None, False
-        self._plan_digest = plan_digest(state.plan)
+        self._go_to(state)
+        self._round, self._interrupted, self._is_closing, self._unfinished = None, None, False, {}
         return [Checkpoint(state, {}, closed), *self._publication.next_version(layers, state.plan)]
+
+    def _go_to(self, state: FleetState) -> None:
+        self.state, self._answerable = state, state.answerable
+        self._plan_digest = [*self._answerable][-1]
 
     def _take_status(self, device_id: str, status: DeviceStatus | None, now_s: float) -> list[Effect]:
         self._presence.take(device_id, status)
@@ -228,7 +229,7 @@ class Fleet:
         receipt = self._receipts.find(device_id, summary)
         if receipt is not None:
             return [receipt]
-        if summary.plan != self._plan_digest:
+        if summary.plan not in self._answerable:
             return [self._refuse(device_id, summary, "late")]
         if self._round is None:
             return []  # after a restart: the device says it again when the round is open
@@ -244,30 +245,43 @@ class Fleet:
 
     def _open_if_gathered(self, now_s: float) -> list[Effect]:
         settings, ready = self._config.rounds, self.reachable
-        if self.state.is_finished or len(ready) < settings.quorum or is_held(self.state.guard, settings.guard):
-            self._gathering_since_s = None
+        waits = self.state.plan.max_staleness is UNSET  # newcomers may join a buffered round
+        if self.state.is_finished or is_held(self.state.guard, settings.guard):
             return []
-        if self._gathering_since_s is None:
-            self._gathering_since_s = now_s
-        if len(ready) < settings.cohort_size and now_s - self._gathering_since_s < settings.gather_s:
+        if not self._gathering.is_over(len(ready), now_s, waits=waits):
             return []
-        self._gathering_since_s, plan = None, self.state.plan
-        draw = cohort_draw(plan.round_number, plan.swap_candidates)
-        cohort = choose_cohort(ready, settings.cohort_size, settings.seed, plan.epoch, draw)
+        cohort = self._draw(ready, settings.cohort_size, settings.quorum)
         self._open_round(cohort, now_s, {})
         return self._ask(cohort)
 
+    def _ask_newcomers(self, round_: Round) -> list[Effect]:
+        """Let whom a buffered round has room for take part in it, too."""
+        room = self._config.rounds.cohort_size - len(round_.cohort)
+        if self._is_closing or not round_.is_buffered or room <= 0:
+            return []
+        newcomers = self._draw(self.reachable - {*round_.cohort}, room, 0)
+        round_.admit(newcomers)
+        return [AskCohort(self._plan_digest, round_.cohort), *self._invite(newcomers)] if newcomers else []
+
+    def _draw(self, ready: frozenset[str], size: int, quorum: int) -> tuple[str, ...]:
+        """Return whom of these devices the round of the current plan asks."""
+        plan, seed = self.state.plan, self._config.rounds.seed
+        draw = cohort_draw(plan.round_number, plan.swap_candidates)
+        return choose_cohort(who_may_be_asked(ready, self.state.setbacks, draw, quorum), size, seed, plan.epoch, draw)
+
     def _open_round(self, cohort: tuple[str, ...], now_s: float, stored: Mapping[str, Summary]) -> None:
         self._round = Round(
-            self.state.plan,
-            self._plan_digest,
+            self._answerable,
             self._manifest,
             cohort=cohort,
             quorum=self._config.rounds.quorum,
+            buffer_size=self._config.rounds.buffer_size,
             window_bytes=self._config.rounds.window_bytes,
             opened_s=now_s,
             stored=stored,
+            unfinished=self._unfinished,
         )
+        self._unfinished = {}
 
     def _ask(self, cohort: tuple[str, ...]) -> list[Effect]:
         return [AskCohort(self._plan_digest, cohort), *self._invite(cohort)]
@@ -283,6 +297,4 @@ class Fleet:
         if not round_.is_over(self.reachable | expected, now_s):
             return []  # after a restart those whom it has not heard yet are expected, too
         self._is_closing = True
-        layers = tuple(round_.plan.shared_layers) if round_.plan.training.num_epochs else ()
-        close = CloseRound(layers, {name: float(summary.num_examples) for name, summary in round_.stored.items()})
-        return [go_back_if_worse(round_, self.state, self._config, close, refused_messages=self.refused, now_s=now_s)]
+        return [end_round(round_, self.state, self._config, refused_messages=self.refused, now_s=now_s)]

@@ -1,4 +1,4 @@
-"""What follows from a round in which devices found the averages worse than the last good ones: back, and a report that says so."""
+"""How a round ends: with new averages, or, where devices found its own worse than the last good ones, by going back to those."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from aggregator.guard import go_back, judge_version
 from aggregator.planning import FleetState
 from aggregator.round import Round
 from aggregator.round_report import ClosedRound, RoundReport
+from aggregator.staleness import origins_of
 
-__all__ = ["go_back_if_worse"]
+__all__ = ["end_round"]
 
 
-def go_back_if_worse(
+def end_round(
     round_: Round,
     state: FleetState,
     config: AggregatorConfig,
-    otherwise: CloseRound,
     *,
     refused_messages: Mapping[str, int],
     now_s: float,
@@ -29,13 +29,15 @@ def go_back_if_worse(
         round_: The round; no upload comes any more.
         state: The state in which it ran.
         config: The aggregator's configuration.
-        otherwise: What is done if the averages that its plan brought are no worse.
         refused_messages: Reason -> how many messages were refused for it.
         now_s: When the round is over.
     """
+    stored = round_.stored
+    weights = {name: float(summary.num_examples) for name, summary in stored.items()}
+    otherwise = CloseRound(origins_of(round_.plan, round_.plans, stored), weights)
     verdict = judge_version(
         state.guard,
-        {name: summary.before for name, summary in round_.stored.items()},
+        round_.measured,
         config.rounds.guard,
         fewest=config.rounds.quorum,
         malicious_share=config.averaging.malicious_share,

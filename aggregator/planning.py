@@ -13,6 +13,8 @@ from aggregator.config import AggregatorConfig
 from aggregator.evidence import Decision, SelectorState
 from aggregator.guard import GuardState
 from aggregator.schedule import learning_rate_of_round
+from aggregator.setbacks import Setback
+from wire.codec import plan_digest
 from wire.manifest import ModelManifest
 from wire.messages import RoundPlan
 from wire.random import key_from_label
@@ -32,6 +34,8 @@ class FleetState(msgspec.Struct, frozen=True, kw_only=True):
         decision: The last one.
         is_finished: The last round is closed.
         guard: What the guard knows; absent without one.
+        setbacks: Device -> what is remembered of it, if it failed the last time that it was asked.
+        earlier_plans: Those before the plan whose answers may still count, oldest first; none if rounds are synchronous.
     """
 
     plan: RoundPlan
@@ -42,11 +46,26 @@ class FleetState(msgspec.Struct, frozen=True, kw_only=True):
     decision: Decision
     is_finished: bool = False
     guard: GuardState | UnsetType = UNSET
+    setbacks: dict[str, Setback] = {}
+    earlier_plans: tuple[RoundPlan, ...] = ()
 
     @property
     def name(self) -> str:
         """What people call this version: its epoch and round, as ``0-12``."""
         return f"{self.plan.epoch}-{self.plan.round_number}"
+
+    @property
+    def answerable(self) -> dict[str, RoundPlan]:
+        """Digest -> plan that a device may answer now, the current one last: within its staleness, and of its epoch."""
+        plan = self.plan
+        oldest = plan.round_number - (plan.max_staleness or 0)
+        earlier = [it for it in self.earlier_plans if it.epoch == plan.epoch and it.round_number >= oldest]
+        return {plan_digest(it): it for it in (*earlier, plan)}
+
+    @property
+    def digests(self) -> set[str]:
+        """The layers that it needs: the last averages, and what the updates of earlier plans began with."""
+        return {*self.layers.values(), *(digest for it in self.earlier_plans for digest in it.shared_layers.values())}
 
 
 def build_plan(
@@ -89,6 +108,7 @@ def build_plan(
         sketch_personal=needs_personal_sketches,
         swap_candidates=() if is_measuring else decision.swap_candidates,
         duration_s=settings.duration_s,
+        max_staleness=settings.max_staleness if settings.mode == "buffered" and not is_measuring else UNSET,
     )
 
 

@@ -24,9 +24,10 @@ class Receipts:
         self._rounds = OrderedDict(rounds or {})
 
     def find(self, device_id: str, summary: Summary) -> Envelope | None:
-        """Return what was said of this device's upload in this summary's round, if its last word has been spoken."""
-        counted = self._rounds.get((summary.epoch, summary.round_number), {}).get(device_id)
-        return last_word(device_id, summary) if counted == inventory_digest(summary) else None
+        """Return ``counted`` if this upload was, in its own round or in a later one."""
+        digest = inventory_digest(summary)
+        was_counted = any(counted.get(device_id) == digest for counted in self._rounds.values())
+        return last_word(device_id, summary) if was_counted else None
 
     def close(self, round_: Round) -> dict[str, str]:
         """Keep and return device -> digest of the inventory of every upload of a round that closes: they are counted."""

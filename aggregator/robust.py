@@ -34,11 +34,12 @@ Layers = Mapping[str, Mapping[str, Row]]
 def average_round(
     settings: AveragingSettings, rows: Layers, start_of: Callable[[str], np.ndarray], weights: Mapping[str, float]
 ) -> dict[str, np.ndarray]:
-    """Return layer -> average, shape ``(num_params,)``, float32.
+    """Return layer -> average, shape ``(num_params,)``, float32; a layer of which multi-Krum keeps no device is left out.
 
     Args:
         settings: How.
-        rows: Layer -> device -> its values, shape ``(num_params,)``, float32, finite; the same devices in each.
+        rows: Layer -> device -> its values, shape ``(num_params,)``, float32, finite. Where a device is missing it sent no
+            update of that layer: that counts as none where whole updates are compared.
         start_of: From a layer to what the devices began with, float32, shape ``(num_params,)``; asked where updates count.
         weights: Device -> its weight; a median and a trimmed mean take all devices alike, for a weight is only claimed.
     """
@@ -49,13 +50,11 @@ def average_round(
         rows = _clip(rows, start, settings.clip_norm)
     match settings.method:
         case "mean":
-            return {name: weighted_average(of_layer, weights) for name, of_layer in rows.items()}
+            return {name: _mean(of_layer, weights) for name, of_layer in rows.items()}
         case "multi-krum":
             chosen = krum_choice(rows, start, share)
-            return {
-                name: weighted_average({it: of_layer[it] for it in chosen}, {it: weights[it] for it in chosen})
-                for name, of_layer in rows.items()
-            }
+            kept = {name: {it: of_layer[it] for it in chosen if it in of_layer} for name, of_layer in rows.items()}
+            return {name: _mean(of_layer, weights) for name, of_layer in kept.items() if of_layer}
         case "median":
             return {name: _by_column(of_layer, 0.5) for name, of_layer in rows.items()}
         case "trimmed-mean":
@@ -90,6 +89,10 @@ def krum_choice(rows: Layers, start: Mapping[str, np.ndarray], malicious_share: 
     scores = distances[:, 1 : count - num_malicious - 1].sum(1)  # the first is a device's distance to itself
     best = np.argsort(scores, kind="stable")[: count - num_malicious]
     return [devices[index] for index in sorted(best.tolist())]
+
+
+def _mean(rows: Mapping[str, Row], weights: Mapping[str, float]) -> np.ndarray:
+    return weighted_average(rows, {device_id: weights[device_id] for device_id in rows})
 
 
 class _ClippedRow:
@@ -136,9 +139,8 @@ def _updates(rows: Layers, start: Mapping[str, np.ndarray]) -> Iterator[np.ndarr
     devices = _devices(rows)
     for name, of_layer in rows.items():
         for block in _blocks(start[name].size, 2 * len(devices)):
-            yield np.stack([of_layer[device_id][block] for device_id in devices]) - start[name][block].astype(
-                np.float64
-            )
+            began = start[name][block].astype(np.float64)
+            yield np.stack([of_layer[it][block] - began if it in of_layer else np.zeros_like(began) for it in devices])
 
 
 def _devices(rows: Layers) -> list[str]:

@@ -13,7 +13,7 @@ __all__ = ["ClosedRound", "DeviceRound", "RoundReport"]
 
 
 class DeviceRound(msgspec.Struct, frozen=True, kw_only=True):
-    """The figures of one device in one closed round, as its summary gave them."""
+    """The figures of one device in one closed round, as its summary gave them; ``staleness`` in versions."""
 
     num_examples: Positive
     train_loss: float
@@ -22,6 +22,7 @@ class DeviceRound(msgspec.Struct, frozen=True, kw_only=True):
     test: Measurement | None
     bytes_up: Count
     bytes_down: Count
+    staleness: Count = 0
 
 
 class RoundReport(Message, frozen=True, kw_only=True):
@@ -43,7 +44,7 @@ class RoundReport(Message, frozen=True, kw_only=True):
         counted: Device -> its summary's figures.
         refused: Device -> why its upload was refused.
         refused_messages: Reason -> how many messages were refused for it since the aggregator's start.
-        dropouts: Invited devices that never answered.
+        dropouts: Invited devices that never answered; none in a buffered round, for which they need not hurry.
         runtimes: Device -> the runtime it trained on.
         duration_s: From the invitations to the close.
         held: Why the fleet went back and used none of the uploads; empty if it went on.

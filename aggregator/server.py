@@ -16,13 +16,14 @@ from aggregator.intake import Intake
 from aggregator.keeping.round_log import RoundLog
 from aggregator.keeping.store import FleetStore
 from aggregator.opening import go_on_from, open_state
+from aggregator.planning import FleetState
 from aggregator.program_folder import ProgramFolder
 from aggregator.publication import Publication
 from aggregator.receipts import Receipts
-from aggregator.robust import average_round
 from aggregator.round import Interrupted
 from aggregator.round_report import RoundReport
 from aggregator.selection import make_selector
+from aggregator.staleness import average_uploads
 from wire.codec import plan_digest
 from wire.errors import ModelError, StoreError
 from wire.mqtt import Connected, MqttLink, Received
@@ -72,7 +73,7 @@ class Server:
             state=state,
             publication=self._publication,
             receipts=Receipts(self._store.receipts()),
-            interrupted=_interrupted(self._log, plan_digest(state.plan)),
+            interrupted=_interrupted(self._log, state),
         )
         self._intake = Intake(config, program.manifest, self._fleet)
         self._finished = asyncio.Event()
@@ -194,23 +195,27 @@ class Server:
 
     def _save(self, effect: Checkpoint) -> None:
         self._store.save(effect.state, effect.layers, self._program.manifest, effect.closed)
-        self._log.delete()
+        before = self._log
         self._log = self._store.open_round_log(effect.state.plan.epoch, effect.state.plan.round_number)
+        self._log.take_over(before, effect.carried)
+        before.delete()
         if effect.closed is not None:
             self._on_report(effect.closed.report)
 
     async def _close_round(self, effect: CloseRound) -> None:
-        devices = tuple(effect.weights)
-        rows = {layer: self._log.rows(layer, devices) for layer in effect.layers}
-        digests = self._fleet.state.plan.shared_layers
-        averages = average_round(
-            self._config.averaging, rows, lambda layer: self._store.layers.vector(digests[layer]), effect.weights
+        averages = average_uploads(
+            self._config.averaging,
+            effect.origins,
+            effect.weights,
+            self._fleet.state.plan.shared_layers,
+            self._log.rows,
+            lambda _, digest: self._store.layers.vector(digest),
         )
         await self._perform(self._fleet.close_round(averages, time.monotonic()))
 
 
-def _interrupted(log: RoundLog, plan: str) -> Interrupted | None:
-    """Return the round that was open when the aggregator ended, if it is the round of this plan."""
-    if log.asked is None or log.asked.plan != plan:
+def _interrupted(log: RoundLog, state: FleetState) -> Interrupted | None:
+    """Return the round that was open when the aggregator ended, if it is the round of this state's plan."""
+    if log.asked is None or log.asked.plan != plan_digest(state.plan):
         return None
-    return Interrupted(log.asked.cohort, log.stored)
+    return Interrupted(log.asked.cohort, {it: told for it, told in log.stored.items() if told.plan in state.answerable})

@@ -194,12 +194,12 @@ class Agent:
             return
         try:
             program = await loop.run_in_executor(self._workshop.executor, self._load_program, model_id, manifest)
-        except ModelError as error:
+        except (ModelError, MemoryError) as error:
             log.warning("%s cannot load its program: %s", self._config.device_id, error)
-            if effect.files is None:  # what the disk has is damaged: fetch it again
+            if effect.files is None and isinstance(error, ModelError):  # what the disk has is damaged: fetch it again
                 self._perform(self._session.program_missing(model_id))
             else:
-                self._perform(self._session.give_up(str(error)))
+                self._perform(self._session.failed(_reason(error), time.monotonic()))
             return
         self._dataset = load_dataset(self._config.data, manifest)
         self._program = program
@@ -232,12 +232,13 @@ class Agent:
                     plan.training.trained_layers,
                 )
             outcome = await loop.run_in_executor(self._workshop.executor, run_round, program, data, effect.work)
-        except ModelError as error:
-            self._perform(self._session.give_up(str(error)))
+        except Exception as error:
+            log.exception("%s could not train in round %s", self.device_id, effect.work.plan.round_number)
+            self._perform(self._session.failed(_reason(error), time.monotonic()))
             return
         if not outcome.is_finite:
-            reason = f"training diverged in round {effect.work.plan.round_number}; the learning rate is too high"
-            self._perform(self._session.give_up(reason))
+            reason = f"training diverged in round {effect.work.plan.round_number}: the learning rate is too high"
+            self._perform(self._session.failed(reason, time.monotonic()))
             return
         num_examples = len(data.train.targets)
         generation = compose_generation(
@@ -253,3 +254,10 @@ class Agent:
     def _lost(self) -> Envelope:
         status = DeviceStatus(state="lost", session=self._session_number, runtime=self._runtime)
         return Envelope(Address(STATUS, self._config.device_id), status)
+
+
+def _reason(error: Exception) -> str:
+    """Return why the device cannot do its work, for the people who see its status."""
+    if isinstance(error, MemoryError):
+        return "there is not enough memory; set memory_mb or most_examples in the device's configuration"
+    return str(error) if isinstance(error, FedlagError) else f"{type(error).__name__}: {error}"

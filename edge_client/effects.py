@@ -16,7 +16,7 @@ __all__ = ["Effect", "LoadProgram", "Recall", "Train"]
 class LoadProgram(NamedTuple):
     """Effect: load a program, of these files or of those on disk (``None``).
 
-    The shell reports ``program_ready``, or ``program_missing`` if the disk has none.
+    The shell reports ``program_ready``, ``failed``, or ``program_missing`` if the disk has none.
     """
 
     model_id: str
@@ -30,7 +30,7 @@ class Recall(NamedTuple):
 
 
 class Train(NamedTuple):
-    """Effect: run this round, commit its generation, and report ``trained``."""
+    """Effect: run this round, commit its generation, and report ``trained``, or ``failed``."""
 
     work: RoundWork
     previous: Generation | None

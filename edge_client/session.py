@@ -1,43 +1,35 @@
 """The device's side of the protocol, as a state machine without I/O.
 
-``handle``, ``tick`` and the shell's reports (``connected``, ``program_ready``, ``recalled``, ``trained``) return effects;
-the shell carries them out in order. The same machine runs on a device over MQTT and in a simulation.
+``handle``, ``tick`` and the shell's reports (``connected``, ``program_ready``, ``recalled``, ``trained``, ``failed``) return
+effects; the shell carries them out in order. The same machine runs on a device over MQTT and in a simulation.
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from typing import Literal
 
 import numpy as np
+from msgspec import UNSET
 
 from edge_client.effects import Effect, LoadProgram, Recall, Train
 from edge_client.fetching import Fetching, ProgramFiles, Subscribe, Unsubscribe
 from edge_client.generation import Generation, goes_back, prepare_work
+from edge_client.presence import Presence, Status
 from edge_client.training import check_plan
+from edge_client.trouble import Trouble
 from edge_client.upload import UploadConversation
 from wire.codec import plan_digest
 from wire.errors import WireError
 from wire.manifest import ModelManifest
-from wire.messages import (
-    PROTOCOL_VERSION,
-    Acknowledgement,
-    DeviceStatus,
-    Invitation,
-    Message,
-    Part,
-    RoundPlan,
-    ServerStatus,
-)
+from wire.messages import PROTOCOL_VERSION, Acknowledgement, Invitation, Message, Part, RoundPlan, ServerStatus
 from wire.tensors import decode_layer, max_encoded_bytes
-from wire.topics import MODEL, PLAN, PROGRAM, STATUS, Address, Envelope, subscription
+from wire.topics import MODEL, PLAN, PROGRAM, Address, subscription
 
 __all__ = ["Session"]
 
 MAX_INVITATIONS = 8
 PATIENCE_S = 15.0
-PRESENCE_S = 300.0
 
 
 class Session:
@@ -61,15 +53,16 @@ class Session:
     ) -> None:
         """Start; the shell calls ``connected`` when the link is up."""
         self.device_id = device_id
-        self._session_number = session_number
         self._runtime = runtime
+        self._presence = Presence(device_id, session_number, runtime)
+        self._trouble = Trouble()
         self._generation = generation
         self._earlier: Generation | None = None
         self._recalled_for = ""
         self._plan: RoundPlan | None = None
         self._plan_digest = ""
         self._invited_to: deque[str] = deque(maxlen=MAX_INVITATIONS)
-        self._plan_due_s = self._presence_due_s = math.inf
+        self._plan_due_s = math.inf
         self._server_session = -1
         self._fetching = Fetching(fleet)
         self._plan_topic = subscription(fleet, PLAN)
@@ -78,15 +71,13 @@ class Session:
         self._model_id = ""
         self._values: dict[str, np.ndarray] = {}
         self._is_training = False
-        self._trouble = ""
-        self._told: tuple[str, str] | None = None
         self._upload = UploadConversation(device_id, generation.upload) if generation else None
 
     @property
-    def status(self) -> tuple[Literal["ready", "training", "waiting"], str]:
+    def status(self) -> Status:
         """The state that the fleet sees, and the reason why the device waits."""
-        if self._trouble:
-            return "waiting", self._trouble
+        if self._trouble.reason:
+            return "waiting", self._trouble.reason
         if self._is_training:
             return "training", ""
         if self._plan is None:
@@ -98,6 +89,10 @@ class Session:
         """Epoch and round number of the latest plan that it has served or heard of."""
         plans = [known for known in (self._plan, self._generation) if known is not None]
         return max(((plan.epoch, plan.round_number) for plan in plans), default=(0, 0))
+
+    @property
+    def _is_buffered(self) -> bool:
+        return self._plan is not None and self._plan.max_staleness is not UNSET
 
     def connected(self, now_s: float) -> list[Effect]:
         """The link is up, perhaps again: say who is here and, once the plan is known, what it still holds."""
@@ -135,7 +130,9 @@ class Session:
         if now_s >= self._plan_due_s:
             self._plan_due_s = math.inf if self._plan else now_s + PATIENCE_S
             effects += [Unsubscribe(self._plan_topic), Subscribe(self._plan_topic)]
-        return effects + (self._tell_presence(now_s) if now_s >= self._presence_due_s else [])
+        if self._trouble.is_over(now_s):
+            effects += self._go_on() if self._manifest else self._ask_for_program(self._model_id)
+        return effects + (self._tell_presence(now_s) if self._presence.is_due(now_s) else [])
 
     def program_ready(self, model_id: str, manifest: ModelManifest, now_s: float) -> list[Effect]:  # noqa: ARG002 - as all reports
         """The shell has loaded the program that it was asked to."""
@@ -163,6 +160,7 @@ class Session:
     def trained(self, generation: Generation, now_s: float) -> list[Effect]:
         """The shell has run the round and committed its generation."""
         self._is_training = False
+        self._trouble.succeeded()
         self._generation = generation
         self._upload = UploadConversation(self.device_id, generation.upload)
         return [*self._announce(now_s), *self._go_on()]
@@ -170,7 +168,13 @@ class Session:
     def give_up(self, reason: str) -> list[Effect]:
         """The device cannot serve this plan; it says why and waits for the next."""
         self._is_training = False
-        self._trouble = reason[:500]
+        self._trouble.give_up(reason)
+        return self._tell_status()
+
+    def failed(self, reason: str, now_s: float) -> list[Effect]:
+        """The shell could not load the program or run the round: the device says why, and tries again after a pause."""
+        self._is_training = False
+        self._trouble.pause(reason, now_s)
         return self._tell_status()
 
     def _take_invitation(self, invitation: Invitation, now_s: float) -> list[Effect]:
@@ -191,12 +195,17 @@ class Session:
             raise WireError("foreign-round", f"plan {plan.epoch}/{plan.round_number} is older than {seen[0]}/{seen[1]}")
         if self._manifest is not None and plan.model_id == self._model_id:
             check_plan(plan, self._manifest)
-        self._plan, self._plan_digest, self._trouble, self._plan_due_s = plan, digest, "", math.inf
-        effects: list[Effect] = [*self._fetching.forget(MODEL), *self._announce(now_s)]  # its last word may be lost
+        self._plan, self._plan_digest, self._plan_due_s = plan, digest, math.inf
+        self._trouble.plan_came()
+        effects: list[Effect] = [*self._fetching.forget(MODEL)]
+        effects += self._announce(now_s, is_urgent=not self._is_buffered)  # its last word may be lost
         if plan.model_id != self._model_id:
-            self._manifest, self._model_id, self._values = None, plan.model_id, {}
-            effects += [*self._fetching.forget(PROGRAM), LoadProgram(plan.model_id, None)]
+            effects += self._ask_for_program(plan.model_id)
         return effects + self._go_on()
+
+    def _ask_for_program(self, model_id: str) -> list[Effect]:
+        self._manifest, self._model_id, self._values = None, model_id, {}
+        return [*self._fetching.forget(PROGRAM), LoadProgram(model_id, None)]
 
     def _take_part(self, address: Address, part: Part, now_s: float) -> list[Effect]:
         blob, unsubscribed = self._fetching.take(address, part, now_s)
@@ -225,7 +234,7 @@ class Session:
         envelopes = self._upload.answer(acknowledgement, now_s)
         if acknowledgement.state in ("counted", "refused"):
             self._upload = None
-        return [*envelopes]
+        return [*envelopes, *self._go_on()]
 
     def _take_server_status(self, status: ServerStatus, now_s: float) -> list[Effect]:
         if status.state != "online" or status.session <= self._server_session:
@@ -239,10 +248,10 @@ class Session:
         """Do what is possible now: fetch what the plan needs, train if all is here."""
         plan, manifest = self._plan, self._manifest
         served = self._generation is not None and self._generation.plan == self._plan_digest
-        if plan is None or manifest is None or self._trouble or self._is_training or served:
+        if plan is None or manifest is None or self._trouble.reason or self._is_training or served:
             return self._tell_status()
-        if self._plan_digest not in self._invited_to:
-            return self._tell_status()
+        if self._plan_digest not in self._invited_to or (self._is_buffered and self._upload is not None):
+            return self._tell_status()  # in buffered rounds, what is done is handed over first
         before = self._generation
         if goes_back(plan, before):
             if self._recalled_for != self._plan_digest:
@@ -261,14 +270,19 @@ class Session:
         self._is_training = True
         return [*self._tell_status(), Train(work, before)]
 
-    def _announce(self, now_s: float) -> list[Effect]:
-        """Say what is held ready, unless it holds a layer that is personal now, or that may be for all one knows."""
-        if self._plan is None or self._upload is None:
+    def _announce(self, now_s: float, *, is_urgent: bool = True) -> list[Effect]:
+        """Say what is held ready, but nothing of a layer that is personal now, or that may be for all one knows."""
+        plan, upload = self._plan, self._upload
+        if plan is None or upload is None:
             return []
-        if self._upload.plan != self._plan_digest and not self._upload.layers.isdisjoint(self._plan.personal_layers):
-            self._upload = None  # of a round that is closed: it could not be counted
-            return []
-        return [*self._upload.announce(now_s)]
+        if upload.plan != self._plan_digest:
+            if not self._is_buffered and not upload.layers.isdisjoint(plan.personal_layers):
+                self._upload = None  # of a round that is closed: it could not be counted
+                return []
+            upload.withhold(
+                upload.layers & plan.personal_layers.keys() if plan.sketch_personal else plan.personal_layers
+            )
+        return [*upload.announce(now_s)] if is_urgent or upload.is_silent else []
 
     def _own_layers(self, before: Generation | None) -> dict[str, np.ndarray]:
         if before is None or self._manifest is None:
@@ -276,17 +290,9 @@ class Session:
         return before.layers_that_fit(self._model_id, self._manifest)
 
     def _tell_presence(self, now_s: float) -> list[Effect]:
-        """Say the status though nothing has changed: the last word may have been lost, or an older one come late."""
-        self._presence_due_s, self._told = now_s + PRESENCE_S, None
+        """Say the status though nothing has changed."""
+        self._presence.say_again(now_s)
         return self._tell_status()
 
     def _tell_status(self) -> list[Effect]:
-        if self._told == self.status:
-            return []
-        self._told = self.status
-        (state, reason), (epoch, round_number) = self.status, self._seen
-        status = DeviceStatus(
-            state=state, reason=reason, session=self._session_number, runtime=self._runtime,
-            epoch=epoch, round_number=round_number,
-        )  # fmt: skip
-        return [Envelope(Address(STATUS, self.device_id), status)]
+        return [*self._presence.say(self.status, self._seen)]

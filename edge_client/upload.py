@@ -6,10 +6,14 @@ counted or refused. All else follows from what that acknowledgement wants.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
+import msgspec
+
 from edge_client.generation import Upload
 from wire.codec import encode_message
 from wire.errors import WireError
-from wire.messages import Acknowledgement
+from wire.messages import Acknowledgement, LayerSummary
 from wire.parts import split_blob
 from wire.random import key_from_label, random_words
 from wire.topics import SUMMARY, UPDATE, Address, Envelope
@@ -35,6 +39,7 @@ class UploadConversation:
         self._upload = upload
         self._num_announced = 0
         self._next_s: float | None = None
+        self._withheld: frozenset[str] = frozenset()
 
     @property
     def plan(self) -> str:
@@ -46,11 +51,22 @@ class UploadConversation:
         """The layers that were shared in its round."""
         return frozenset(item.layer for item in self._upload.summary.inventory)
 
+    @property
+    def is_silent(self) -> bool:
+        """Whether all of it is stored, as far as the device knows: it says nothing more by itself."""
+        return self._next_s is None
+
+    def withhold(self, layers: Collection[str]) -> None:
+        """Send neither values nor a sketch of these layers from now on, only the norm: they have become personal."""
+        self._withheld = frozenset(layers)
+
     def announce(self, now_s: float) -> list[Envelope]:
         """Return the summary's parts; they are due again after a backoff."""
         self._schedule(now_s)
         address = Address(SUMMARY, self._device_id)
-        parts = split_blob(encode_message(self._upload.summary), SUMMARY_PART_BYTES)
+        summary = self._upload.summary
+        told = {name: LayerSummary(it.norm) if name in self._withheld else it for name, it in summary.layers.items()}
+        parts = split_blob(encode_message(msgspec.structs.replace(summary, layers=told)), SUMMARY_PART_BYTES)
         return [Envelope(address, part) for part in parts]
 
     def tick(self, now_s: float) -> list[Envelope]:
@@ -58,7 +74,7 @@ class UploadConversation:
         return self.announce(now_s) if self._next_s is not None and now_s >= self._next_s else []
 
     def answer(self, acknowledgement: Acknowledgement, now_s: float) -> list[Envelope]:
-        """Return the parts that an acknowledgement of this upload wants.
+        """Return the parts that an acknowledgement of this upload wants, but none of a layer that is withheld.
 
         Raises:
             WireError: ``foreign-round`` for another upload, ``wrong-digest`` for a part that is not in this one.
@@ -80,7 +96,10 @@ class UploadConversation:
         size, blobs = self._upload.part_bytes, self._upload.blobs
         named = {wanted.digest for wanted in acknowledgement.wanted}
         parts = {digest: split_blob(blobs[digest], size, digest) for digest in named & blobs.keys()}
+        kept_back = {item.digest for item in self._upload.summary.inventory if item.layer in self._withheld}
         for wanted in acknowledgement.wanted:
+            if wanted.digest in kept_back:
+                continue
             if wanted.index >= len(parts.get(wanted.digest, ())):
                 raise WireError("wrong-digest", f"part {wanted.index} of {wanted.digest[:12]} is not in this upload")
             address = Address(UPDATE, self._device_id, wanted.digest, wanted.index)

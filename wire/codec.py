@@ -13,6 +13,9 @@ from wire.messages import PROTOCOL_VERSION, Message, RoundPlan, Summary
 __all__ = ["decode_message", "encode_message", "inventory_digest", "plan_digest"]
 
 
+MAP_16 = b"\xde\x00"
+
+
 class _Versioned(msgspec.Struct):
     version: int = 0
 
@@ -22,7 +25,10 @@ M = TypeVar("M", bound=Message)
 
 def encode_message(message: Message) -> bytes:
     """Return the message as MessagePack; map keys of plans and inventories keep their order, so digests are stable."""
-    return msgspec.msgpack.encode(message)
+    data = msgspec.msgpack.encode(message)
+    if data[:2] == MAP_16 and data[2] < 16:  # noqa: PLR2004 - msgspec counts fields that are unset, too: write the short head
+        return bytes([0x80 | data[2]]) + data[3:]
+    return data
 
 
 def decode_message(payload: bytes, message_type: type[M], max_bytes: int) -> M:

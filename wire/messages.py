@@ -145,6 +145,8 @@ class RoundPlan(Message, frozen=True, kw_only=True):
         sketch_personal: The selector has declared that it needs sketches of personal layers, too.
         swap_candidates: Layers that a device swaps, one at a time, if it finished the previous round.
         duration_s: How long the round is open; a hint for the device, the aggregator alone closes it.
+        max_staleness: Absent in a synchronous round. Else rounds are buffered: answers to the plans of so many versions before
+            this one count, too, and a device takes this plan once its last upload was counted or refused.
         signature: Of the plan without it; empty until fleets have an authority.
     """
 
@@ -161,6 +163,7 @@ class RoundPlan(Message, frozen=True, kw_only=True):
     sketch_personal: bool = False
     swap_candidates: tuple[LayerName, ...] = ()
     duration_s: Seconds
+    max_staleness: Annotated[int, Meta(ge=0, le=100)] | UnsetType = UNSET
     signature: bytes = b""
 
 

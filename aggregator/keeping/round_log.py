@@ -15,7 +15,7 @@ import logging
 import os
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -120,6 +120,11 @@ class RoundLog:
         data = values.astype("<f4").tobytes()
         end = self._append(LayerReceived(device_id, layer), data)
         self._places[device_id, layer] = (end - len(data), values.size)
+
+    def take_over(self, before: RoundLog, carried: Iterable[tuple[str, str]]) -> None:
+        """Append what devices may go on with of the log before: device and layer each."""
+        for device_id, layer in carried:
+            self.append(device_id, layer, before.rows(layer, (device_id,))[device_id][:])
 
     def commit(self, device_id: str, summary: Summary) -> None:
         """Return when all of a device's upload survives a power cut."""

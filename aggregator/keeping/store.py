@@ -26,6 +26,7 @@ from aggregator.round_report import ClosedRound, RoundReport
 from wire.durable import storage_error
 from wire.errors import StoreError
 from wire.manifest import ModelManifest
+from wire.messages import RoundPlan
 
 __all__ = ["FleetStore", "Request", "Version", "claim_folder"]
 
@@ -148,7 +149,7 @@ class FleetStore:
                 add_round(changes, closed)
             self._prune(changes)
         with self._database.transaction():  # nobody brings back a version meanwhile
-            self.layers.prune(self._named())
+            self.layers.prune(self._named() | state.digests)
 
     def versions(self) -> list[Version]:
         """Return what is kept, the newest first; what cannot be read is left out."""
@@ -226,7 +227,7 @@ class FleetStore:
         return RoundLog(path)
 
     def _whole(self, body: object, digest: object) -> FleetState:
-        """Return a version.
+        """Return a version, without earlier plans whose layers are not here any more: nobody can answer those.
 
         Raises:
             StoreError: If it is damaged, or one of its layers is.
@@ -236,7 +237,13 @@ class FleetStore:
             raise StoreError("a version in the database is damaged")
         for layer in state.layers.values():
             self.layers.load(layer)
-        return state
+        return msgspec.structs.replace(state, earlier_plans=tuple(filter(self._holds, state.earlier_plans)))
+
+    def _holds(self, plan: RoundPlan) -> bool:
+        try:
+            return all(self.layers.load(layer) for layer in plan.shared_layers.values())
+        except StoreError:
+            return False
 
     def _prune(self, changes: sqlite3.Connection) -> None:
         changes.execute(

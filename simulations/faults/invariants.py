@@ -31,6 +31,7 @@ class _Heard(NamedTuple):
     summaries: dict[tuple[str, str], Summary]
     values: dict[tuple[str, str], bytes]
     acknowledged: list[tuple[str, Acknowledgement]]
+    sent: list[tuple[int, str, Summary | str]]
 
 
 def broken_invariants(fleet: LoopbackFleet) -> list[str]:
@@ -39,17 +40,20 @@ def broken_invariants(fleet: LoopbackFleet) -> list[str]:
     return [
         *_versions_that_do_not_grow_by_one(closed),
         *_averages_of_other_uploads(fleet, heard, closed),
-        *_uploads_acknowledged_and_lost(heard, closed),
+        *_uploads_counted_twice(closed),
+        *_uploads_that_are_too_old(heard, closed),
+        *_uploads_acknowledged_and_lost(fleet, heard, closed),
         *_values_that_left(heard),
         *_honest_devices_that_were_limited(fleet),
+        *_values_that_left_though_personal_by_now(fleet, heard),
     ]
 
 
 def _listen(fleet: LoopbackFleet) -> _Heard:
     """Put together what was sent: nothing is damaged here, as it is read where it leaves."""
-    heard = _Heard({}, {}, {}, [])
+    heard = _Heard({}, {}, {}, [], [])
     assemblies: dict[tuple[str, str, str], Assembly] = {}
-    for crossing in fleet.network.log:
+    for number, crossing in enumerate(fleet.network.log):
         address, message = _decode(fleet.config.fleet, crossing.topic, crossing.payload)
         match message:
             case RoundPlan() if address is PLAN:
@@ -59,11 +63,14 @@ def _listen(fleet: LoopbackFleet) -> _Heard:
             case Part() if address in (SUMMARY, UPDATE):
                 key = (crossing.sender, address.name, message.digest)
                 blob = assemblies.setdefault(key, Assembly(message.digest, MOST_BYTES)).add(message)
+                if address is UPDATE:
+                    heard.sent.append((number, crossing.sender, message.digest))
                 if blob is not None and address is UPDATE:
                     heard.values[crossing.sender, message.digest] = blob
                 elif blob is not None:
                     summary = decode_message(blob, Summary, MOST_BYTES)
-                    heard.summaries[crossing.sender, inventory_digest(summary)] = summary
+                    heard.summaries.setdefault((crossing.sender, inventory_digest(summary)), summary)
+                    heard.sent.append((number, crossing.sender, summary))
     return heard
 
 
@@ -83,7 +90,7 @@ def _versions_that_do_not_grow_by_one(closed: list[ClosedRound]) -> Iterator[str
 
 
 def _averages_of_other_uploads(fleet: LoopbackFleet, heard: _Heard, closed: list[ClosedRound]) -> Iterator[str]:
-    """Compute every average anew from what its devices sent, each once."""
+    """Compute every version anew from what its devices sent, each once, and what they began with."""
     plans = [*(it.plan for it in closed), fleet.aggregator.state.plan]
     for round_, following in zip(closed, plans[1:], strict=True):
         plan = round_.plan
@@ -92,25 +99,60 @@ def _averages_of_other_uploads(fleet: LoopbackFleet, heard: _Heard, closed: list
         layers = following.shared_layers | following.personal_layers
         for name in plan.shared_layers:
             spec = fleet.aggregator.manifest.layer(name)
+            current = fleet.aggregator.published_layer(name, plan.shared_layers[name])
             rows, weights = {}, {}
             for device_id, inventory in round_.receipts.items():
                 summary = heard.summaries[device_id, inventory]
-                (item,) = (it for it in summary.inventory if it.layer == name)
-                rows[device_id] = decode_layer(heard.values[device_id, item.digest], spec)
-                weights[device_id] = float(summary.num_examples)
+                for item in (it for it in summary.inventory if it.layer == name):
+                    values = decode_layer(heard.values[device_id, item.digest], spec)
+                    start = fleet.aggregator.published_layer(name, heard.plans[summary.plan].shared_layers[name])
+                    rows[device_id] = _added(current, start, values, plan.round_number - summary.round_number)
+                    weights[device_id] = float(summary.num_examples)
+            if not rows and layers[name] == plan.shared_layers[name]:
+                continue  # all that was counted began when the layer was personal
             average: np.ndarray = weighted_average(rows, weights)
             if content_digest(encode_layer(spec, average, codec="raw")) != layers[name]:
                 yield f"layer {name} of round {plan.round_number} is not the average of what was counted, each once"
 
 
-def _uploads_acknowledged_and_lost(heard: _Heard, closed: list[ClosedRound]) -> Iterator[str]:
-    receipts = {(it.plan.epoch, it.plan.round_number): it.receipts for it in closed if not it.report.held}
+def _added(current: np.ndarray, start: np.ndarray, values: np.ndarray, staleness: int) -> np.ndarray:
+    """Return the current values with a device's update, which counts the less the older it is."""
+    if staleness == 0:
+        return values
+    added: np.ndarray = current + (values - start.astype(np.float64)) * (1 / np.sqrt(1 + staleness))
+    return added.astype(np.float32)
+
+
+def _uploads_counted_twice(closed: list[ClosedRound]) -> Iterator[str]:
+    seen: dict[tuple[str, str], int] = {}
+    for round_ in closed:
+        for upload in round_.receipts.items():
+            if upload in seen:
+                yield f"one upload of {upload[0]} was counted in rounds {seen[upload]} and {round_.plan.round_number}"
+            seen[upload] = round_.plan.round_number
+
+
+def _uploads_that_are_too_old(heard: _Heard, closed: list[ClosedRound]) -> Iterator[str]:
+    for round_ in closed:
+        plan, most = round_.plan, round_.plan.max_staleness or 0
+        for device_id, inventory in round_.receipts.items():
+            answered = heard.plans[heard.summaries[device_id, inventory].plan]
+            staleness = plan.round_number - answered.round_number
+            if answered.epoch != plan.epoch or not 0 <= staleness <= most:
+                yield f"round {plan.round_number} counted what {device_id} began {staleness} versions before, at most {most}"
+
+
+def _uploads_acknowledged_and_lost(fleet: LoopbackFleet, heard: _Heard, closed: list[ClosedRound]) -> Iterator[str]:
+    """Hold what devices heard against what was counted, in the upload's own round or in a later one."""
+    counted = {upload for round_ in closed for upload in round_.receipts.items()}
+    plan, waiting = fleet.aggregator.state.plan, fleet.aggregator.stored
     for device_id, message in heard.acknowledged:
-        counted = receipts.get((message.epoch, message.round_number))
-        if counted is not None and message.state in ("stored", "counted"):
-            if counted.get(device_id) != message.inventory:
+        was_counted = (device_id, message.inventory) in counted
+        is_waiting = message.state == "stored" and waiting.get(device_id) == message.inventory
+        if message.state in ("stored", "counted") and message.epoch == plan.epoch:
+            if not (was_counted or is_waiting):
                 yield f"{device_id} heard {message.state} in round {message.round_number}, and was not counted"
-        elif counted is not None and message.reason == "late" and counted.get(device_id) == message.inventory:
+        elif message.reason == "late" and was_counted:
             yield f"{device_id} heard late in round {message.round_number}, and was counted"
 
 
@@ -134,3 +176,26 @@ def _honest_devices_that_were_limited(fleet: LoopbackFleet) -> Iterator[str]:
     for device_id in sorted(fleet.aggregator.limited):
         if not fleet.devices[device_id].has_flooded:
             yield f"{device_id} was taken for one that floods"
+
+
+def _values_that_left_though_personal_by_now(fleet: LoopbackFleet, heard: _Heard) -> Iterator[str]:
+    """Hold what a device sent against the plan that it had seen last, whatever the plan that it had trained for."""
+    layer_of = {
+        (device_id, item.digest): item.layer
+        for (device_id, _), summary in heard.summaries.items()
+        for item in summary.inventory
+    }
+    seen = {name: [*device.plans_seen] for name, device in fleet.devices.items()}
+    current: dict[str, RoundPlan] = {}
+    for number, device_id, message in heard.sent:
+        while seen[device_id] and seen[device_id][0][0] <= number:
+            current[device_id] = seen[device_id].pop(0)[1]
+        plan = current[device_id]
+        if isinstance(message, str):
+            layers = {layer_of[device_id, message]}
+        else:
+            shared = heard.plans[message.plan].shared_layers
+            sketched = {name for name, layer in message.layers.items() if layer.sketch}
+            layers = sketched & shared.keys() if plan.sketch_personal else sketched
+        for layer in sorted(layers & plan.personal_layers.keys()):
+            yield f"{device_id} sent of {layer} what it had seen become personal with round {plan.round_number}"

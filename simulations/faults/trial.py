@@ -1,7 +1,7 @@
 """One schedule of faults on a small fleet: what happened, and what did not hold.
 
 Where all must answer, without a deadline that matters, the fleet must end with the bits of a calm run. Where a quorum is
-enough, what is counted depends on the faults; then the other invariants are what is left.
+enough, or rounds are buffered, what is counted depends on the faults; then the other invariants are what is left.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -28,6 +28,9 @@ __all__ = ["Trial", "run_trial"]
 
 LONGEST_S = 3 * 3600.0
 NUM_INPUTS, NUM_CLASSES, NUM_DEVICES = 4, 3, 4
+SLOW_TRAIN_S = (1.0, 2.0, 5.0, 9.0)
+Kind = Literal["quorum", "all", "buffered"]
+KINDS: tuple[Kind, ...] = ("quorum", "all", "all", "buffered")
 RULES: tuple[tuple[str, dict[str, Any], int], ...] = (
     ("fedavg", {}, 4),
     ("fedper", {"num_personal": 1}, 4),
@@ -44,7 +47,8 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     Args:
         seed: Repeats it.
         selector: The rule that the fleet ran.
-        waits_for_all: Whether all had to answer; else two of four were enough after a minute.
+        rounds: Whether ``all`` had to answer; in a ``quorum`` two of four were enough after a minute, ``buffered`` rounds
+            closed with any two, some of them trained slowly, and what was at most three versions old counted.
         num_messages: That crossed the network.
         minutes: Of simulated time.
         broken: A line for everything that did not hold.
@@ -53,7 +57,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
 
     seed: int
     selector: str
-    waits_for_all: bool
+    rounds: Kind
     num_messages: int
     minutes: float
     broken: tuple[str, ...]
@@ -62,13 +66,13 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
 
 def run_trial(spec: FaultSpec, seed: int, longest_s: float = LONGEST_S) -> Trial:
     """Run one schedule; the same seed gives the same bytes. A fleet that is not done after so long stands still."""
-    which, waits_for_all = seed % len(RULES), (seed // len(RULES)) % 3 != 0
-    fleet = _make_fleet(which, waits_for_all=waits_for_all)
+    which, kind = seed % len(RULES), KINDS[(seed // len(RULES)) % len(KINDS)]
+    fleet = _make_fleet(which, kind)
     disturb(fleet, spec, seed)
     broken: list[str] = []
     try:
         fleet.run_until(lambda: len(fleet.aggregator.closed) > RULES[which][2], longest_s)
-        if waits_for_all and _outcome(fleet) != _calm_outcome(which):
+        if kind == "all" and _outcome(fleet) != _calm_outcome(which):
             broken.append("the fleet ended with other bits than without faults")
     except FleetError as error:
         broken.append(f"the fleet came to a standstill: {error}")
@@ -78,7 +82,7 @@ def run_trial(spec: FaultSpec, seed: int, longest_s: float = LONGEST_S) -> Trial
     return Trial(
         seed=seed,
         selector=RULES[which][0],
-        waits_for_all=waits_for_all,
+        rounds=kind,
         num_messages=len(log),
         minutes=fleet.network.now_s / 60,
         broken=tuple(broken),
@@ -107,12 +111,12 @@ def _outcome(fleet: LoopbackFleet) -> _Outcome:
 
 @functools.cache
 def _calm_outcome(which: int) -> _Outcome:
-    fleet = _make_fleet(which, waits_for_all=True)
+    fleet = _make_fleet(which, "all")
     fleet.run(RULES[which][2] + 1)
     return _outcome(fleet)
 
 
-def _make_fleet(which: int, *, waits_for_all: bool) -> LoopbackFleet:
+def _make_fleet(which: int, kind: Kind) -> LoopbackFleet:
     """Return four devices, each of which sees three classes through a sensor of its own."""
     selector, options, num_rounds = RULES[which]
     config = AggregatorConfig(
@@ -121,18 +125,24 @@ def _make_fleet(which: int, *, waits_for_all: bool) -> LoopbackFleet:
         folder=Path("folder"),
         selector=SelectorSettings(name=selector, options=options),
         rounds=RoundSettings(
+            mode="buffered" if kind == "buffered" else "synchronous",
             num_rounds=num_rounds,
             cohort_size=NUM_DEVICES,
-            quorum=NUM_DEVICES if waits_for_all else 2,
+            quorum=NUM_DEVICES if kind == "all" else 2,
             gather_s=5.0,
-            duration_s=120.0 if waits_for_all else 60.0,
+            duration_s=120.0 if kind == "all" else 60.0,
+            buffer_size=2,
+            max_staleness=3,
         ),
         training=TrainingSettings(learning_rate=0.1),
     )
     program = NumpyProgram(perceptron_manifest([NUM_INPUTS, 8, 6, NUM_CLASSES]))
     rng = np.random.default_rng(3)
     datasets = {f"pi-{index}": _make_dataset(rng, 30 + 5 * index) for index in range(NUM_DEVICES)}
-    return LoopbackFleet(config, program, initial_values(program.manifest, rng), datasets)
+    fleet = LoopbackFleet(config, program, initial_values(program.manifest, rng), datasets)
+    for device, train_s in zip(fleet.devices.values(), SLOW_TRAIN_S, strict=True):
+        device.train_s = train_s if kind == "buffered" else device.train_s
+    return fleet
 
 
 def _make_dataset(rng: np.random.Generator, num_train: int) -> Dataset:

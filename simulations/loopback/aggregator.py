@@ -18,14 +18,14 @@ from aggregator.intake import Intake
 from aggregator.planning import FleetState, build_plan
 from aggregator.publication import Publication
 from aggregator.receipts import Receipts
-from aggregator.robust import average_round
 from aggregator.round import Interrupted
 from aggregator.round_report import ClosedRound, RoundReport
 from aggregator.selection import Selector, make_selector
+from aggregator.staleness import average_uploads
 from simulations.loopback.network import Loopback
 from simulations.loopback.numpy_program import PROGRAM_FILES
 from simulations.loopback.power import Powered
-from wire.codec import plan_digest
+from wire.codec import inventory_digest, plan_digest
 from wire.digest import content_digest
 from wire.errors import FleetError
 from wire.manifest import ModelManifest, encode_manifest
@@ -89,6 +89,11 @@ class LoopbackAggregator(Powered):
         return [it.report for it in self.closed]
 
     @property
+    def stored(self) -> dict[str, str]:
+        """Device -> digest of the inventory that is durable in the open round."""
+        return {device_id: inventory_digest(summary) for device_id, summary in self._stored.items()}
+
+    @property
     def state(self) -> FleetState:
         """The last checkpoint."""
         return msgspec.msgpack.decode(self._checkpoint, type=FleetState)
@@ -122,7 +127,7 @@ class LoopbackAggregator(Powered):
         self._appended = {}
         state = self.state
         goes_on = self._asked is not None and self._asked.plan == plan_digest(state.plan)
-        named = {*state.plan.shared_layers.values(), *state.plan.personal_layers.values()}
+        named = sorted({*state.plan.shared_layers.values(), *state.plan.personal_layers.values()})
         files = (encode_manifest(self.manifest), *PROGRAM_FILES.values())
         publication = Publication(self._session, files, {digest: self._layers[digest] for digest in named})
         self._fleet = Fleet(
@@ -252,12 +257,18 @@ class LoopbackAggregator(Powered):
             plan = effect.closed.plan
             self.closed.append(effect.closed)
             self._receipts[plan.epoch, plan.round_number] = effect.closed.receipts
-        self.committed, self._appended, self._stored, self._asked = {}, {}, {}, None
+        carried: dict[str, dict[str, np.ndarray]] = {}
+        for device_id, layer in effect.carried:
+            carried.setdefault(device_id, {})[layer] = self._appended[device_id][layer]
+        self.committed, self._appended, self._stored, self._asked = {}, carried, {}, None
 
     def _close_round(self, effect: CloseRound) -> None:
-        rows = {name: {device: self.committed[device][name] for device in effect.weights} for name in effect.layers}
-        digests = self.state.plan.shared_layers
-        averages = average_round(
-            self._config.averaging, rows, lambda name: self.published_layer(name, digests[name]), effect.weights
+        averages = average_uploads(
+            self._config.averaging,
+            effect.origins,
+            effect.weights,
+            self.state.plan.shared_layers,
+            lambda name, devices: {device: self.committed[device][name] for device in devices},
+            self.published_layer,
         )
         self._perform(self.fleet.close_round(averages, self._network.now_s))

@@ -23,7 +23,7 @@ from simulations.loopback.power import Powered
 from wire.digest import content_digest
 from wire.errors import ModelError, WireError
 from wire.manifest import decode_manifest
-from wire.messages import DeviceStatus, Part
+from wire.messages import DeviceStatus, Part, RoundPlan
 from wire.topics import (
     ACKNOWLEDGEMENT,
     INVITATION,
@@ -57,6 +57,8 @@ class LoopbackDevice(Powered):
         program: Trains; what the device fetches stands for it.
         data: Its own.
         train_s: How long a round's training takes.
+
+    ``plans_seen`` are the plans that it took, each with how many messages had crossed the network before.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class LoopbackDevice(Powered):
         self.refused: Counter[str] = Counter()
         self.train_s = train_s
         self.has_flooded = False
+        self.plans_seen: list[tuple[int, RoundPlan]] = []
         self.tamper: Callable[[RoundWork, RoundOutcome], RoundOutcome] | None = None
         self._fleet = fleet
         self._program = program
@@ -120,7 +123,10 @@ class LoopbackDevice(Powered):
         try:
             address = parse_topic(self._fleet, topic)
             message = decode_payload(address, payload)
-            self._perform(self._session.handle(address, message, self._network.now_s))
+            effects = self._session.handle(address, message, self._network.now_s)
+            if isinstance(message, RoundPlan):
+                self.plans_seen.append((len(self._network.log), message))
+            self._perform(effects)
         except WireError as error:
             self.refused[error.reason] += 1
         except ModelError as error:
@@ -193,7 +199,8 @@ class LoopbackDevice(Powered):
     def _train(self, session: Session, effect: Train) -> None:
         outcome = run_round(self._program, self._data, effect.work)
         if not outcome.is_finite:
-            self._perform(session.give_up(f"training diverged in round {effect.work.plan.round_number}"))
+            reason = f"training diverged in round {effect.work.plan.round_number}"
+            self._perform(session.failed(reason, self._network.now_s))
             return
         if self.tamper is not None:
             outcome = self.tamper(effect.work, outcome)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections import Counter
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aggregator.planning import choose_cohort, cohort_draw
@@ -33,11 +35,28 @@ def test_a_device_that_goes_changes_only_its_own_place(
     assert len(after - before) <= 1
 
 
-def test_every_device_is_asked_about_as_often() -> None:
-    ready = {f"device-{number}" for number in range(20)}
-    asked = Counter(name for draw in range(2000) for name in choose_cohort(ready, 5, 0, 0, draw))
-    assert set(asked) == ready
-    assert max(abs(count - 500) for count in asked.values()) < 100  # five standard deviations
+@settings(max_examples=20, deadline=None)
+@given(NAMES, st.integers(1, 10), st.integers(0, 2**53), st.integers(0, 3))
+def test_every_device_is_asked_about_as_often_whatever_the_names(
+    ready: set[str], size: int, seed: int, epoch: int
+) -> None:
+    rounds, share = 1000, min(size / len(ready), 1.0)
+    asked = Counter(name for draw in range(rounds) for name in choose_cohort(ready, size, seed, epoch, draw))
+    allowed = 6 * math.sqrt(rounds * share * (1 - share))  # standard deviations of a binomial
+    assert all(abs(asked[name] - rounds * share) <= allowed for name in ready)
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 2**53))
+def test_who_is_asked_with_whom_is_drawn_anew_every_round(seed: int) -> None:
+    ready, rounds = {f"device-{number}" for number in range(10)}, 1000
+    pairs = Counter(
+        pair for draw in range(rounds) for pair in itertools.combinations(choose_cohort(ready, 3, seed, 0, draw), 2)
+    )
+    share = 3 / 10 * 2 / 9
+    allowed = 6 * math.sqrt(rounds * share * (1 - share))
+    assert len(pairs) == 45
+    assert all(abs(count - rounds * share) <= allowed for count in pairs.values())
 
 
 @given(st.integers(2, 1000))

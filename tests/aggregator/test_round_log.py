@@ -70,6 +70,20 @@ def test_read_again_it_holds_what_was_asked_and_stored(tmp_path: Path) -> None:
         check(again, DEVICES)
 
 
+def test_the_next_log_takes_over_what_devices_go_on_with_though_the_file_before_is_gone(tmp_path: Path) -> None:
+    before = RoundLog(tmp_path / "before")
+    write(before)
+    (tmp_path / "before").unlink()
+    with closing(RoundLog(tmp_path / "next")) as log:
+        log.take_over(before, [(device_id, layer) for device_id in DEVICES[:2] for layer in SIZES])
+        before.delete()
+        for device_id in DEVICES[:2]:
+            log.commit(device_id, make_summary(device_id))
+    with closing(RoundLog(tmp_path / "next")) as again:
+        check(again, DEVICES[:2])
+        assert again.asked is None
+
+
 @given(end=st.integers(0, 16_000))
 def test_cut_off_anywhere_it_holds_the_whole_uploads_before_the_cut(
     tmp_path_factory: pytest.TempPathFactory, end: int

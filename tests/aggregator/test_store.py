@@ -9,6 +9,7 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
@@ -247,3 +248,31 @@ def test_a_second_aggregator_in_the_same_folder_is_refused_until_the_first_ends(
         first.kill()
     with closing(FleetStore(tmp_path)) as second:
         second.claim()
+
+
+def save_buffered(store: FleetStore, round_number: int, max_staleness: int = 3) -> FleetState:
+    """A version of buffered rounds, with the plans before it."""
+    earlier = tuple(make_state(number).plan for number in range(max(1, round_number - max_staleness), round_number))
+    state = msgspec.structs.replace(make_state(round_number), earlier_plans=earlier)
+    data = encoded(round_number)
+    store.save(state, {content_digest(data): data}, MANIFEST)
+    return state
+
+
+def test_what_earlier_plans_began_with_stays_while_they_can_be_answered(tmp_path: Path) -> None:
+    store = FleetStore(tmp_path)
+    states = [save_buffered(store, number, max_staleness=20) for number in range(1, 31)]
+    assert store.load_state() == states[-1]
+    for number in range(10, 31):
+        assert store.layers.load(content_digest(encoded(number))) == encoded(number)
+    assert not store.layers.path(content_digest(encoded(9))).exists()
+
+
+def test_an_earlier_plan_whose_layer_is_damaged_can_be_answered_no_more(tmp_path: Path) -> None:
+    store = FleetStore(tmp_path)
+    states = [save_buffered(store, number) for number in range(1, 20)]
+    store.layers.path(content_digest(encoded(17))).write_bytes(b"rubbish")
+    state = store.load_state()
+    assert state is not None
+    assert [plan.round_number for plan in state.earlier_plans] == [16, 18]
+    assert state.layers == states[-1].layers

@@ -73,15 +73,23 @@ class Home:
         return path
 
     def aggregator(
-        self, selector: str, *, num_devices: int, num_rounds: int, name: str = "aggregator", averaging: str = ""
+        self,
+        selector: str,
+        *,
+        num_devices: int,
+        num_rounds: int,
+        name: str = "aggregator",
+        averaging: str = "",
+        quorum: int | None = None,
+        rounds: str = "",
     ) -> Path:
-        """Write the aggregator's configuration: everybody is asked, everybody must answer."""
+        """Write the aggregator's configuration: everybody is asked, and must answer unless a quorum is given."""
         path = self.folder / f"{name}.toml"
         path.write_text(
             f'fleet = "test"\nprogram = {json.dumps(str(self.program))}\nfolder = "{name}"\n'
             f"[broker]\nport = {self.broker.port}\n"
             f'[selector]\nname = "{selector}"\n'
-            f"[rounds]\nnum_rounds = {num_rounds}\ncohort_size = {num_devices}\nquorum = {num_devices}\n"
+            f"[rounds]\nnum_rounds = {num_rounds}\ncohort_size = {num_devices}\nquorum = {quorum or num_devices}\n{rounds}\n"
             f"sketch_width = 256\n[averaging]\n{averaging}\n[training]\nlearning_rate = 0.05\n"
         )
         return path

@@ -9,6 +9,10 @@ import msgspec
 import numpy as np
 import pytest
 
+import simulations.loopback.device
+from edge_client.dataset import Dataset
+from edge_client.program import TrainingProgram
+from edge_client.training import RoundOutcome, RoundWork, run_round
 from simulations.loopback.fleet import LoopbackFleet
 from simulations.loopback.network import Crossing, Delivery
 from tests.machines.conftest import MakeFleet, Works
@@ -150,6 +154,32 @@ def test_a_device_whose_training_diverges_says_so_and_sends_nothing(make_fleet: 
         fleet.run_for(30)
     session = device._session
     assert session is not None
-    assert session.status == ("waiting", "training diverged in round 1")
+    state, reason = session.status
+    assert state == "waiting"
+    assert reason == "training diverged in round 1; it tries again 30 s after failure 1 in a row"
     assert device.generation is None
     assert not any("/pi-0/up/" in crossing.topic for crossing in fleet.network.log)
+
+
+def test_a_device_that_cannot_train_pauses_ever_longer_and_goes_on_once_it_can(
+    make_fleet: MakeFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet = make_fleet(num_devices=3, quorum=2, duration_s=60.0)
+    device = fleet.devices["pi-0"]
+    fitting, tried_s = device._data.train, []
+
+    def train(program: TrainingProgram, data: Dataset, work: RoundWork) -> RoundOutcome:
+        if data is device._data:
+            tried_s.append(fleet.network.now_s)
+        return run_round(program, data, work)
+
+    monkeypatch.setattr(simulations.loopback.device, "run_round", train)
+    device._data = device._data._replace(train=fitting._replace(inputs=np.full_like(fitting.inputs, np.inf)))
+    with np.errstate(all="ignore"):
+        fleet.run_for(1000)
+    pauses = np.diff(tried_s)
+    assert len(fleet.aggregator.reports) > 50  # the others go on without it
+    assert 5 <= len(tried_s) <= 6
+    assert (pauses[1:] > 1.5 * pauses[:-1]).all()
+    device._data = device._data._replace(train=fitting)
+    fleet.run_until(lambda: "pi-0" in fleet.aggregator.reports[-1].counted, 2000)

@@ -22,6 +22,7 @@ from aggregator.fleet import Fleet
 from aggregator.planning import build_plan
 from aggregator.receipts import Receipts
 from aggregator.round import Round
+from aggregator.staleness import Origins
 from edge_client.dataset import Dataset
 from edge_client.effects import Effect as DeviceEffect
 from edge_client.generation import Generation, compose_generation
@@ -64,8 +65,8 @@ def test_an_update_that_is_counted_as_often_as_it_is_announced(monkeypatch: pyte
         seen[device_id] += 1
         return take(self, device_id, part, now_s)
 
-    def close(layers: tuple[str, ...], weights: dict[str, float]) -> CloseRound:
-        return CloseRound(layers, {name: weight * seen[name] for name, weight in weights.items()})
+    def close(origins: Origins, weights: dict[str, float]) -> CloseRound:
+        return CloseRound(origins, {name: weight * seen[name] for name, weight in weights.items()})
 
     monkeypatch.setattr(Fleet, "_take_summary_part", counting)
     monkeypatch.setattr(aggregator.fleet, "CloseRound", close)
@@ -134,7 +135,7 @@ def test_a_device_that_goes_back_with_the_layers_that_it_has_now(
 def test_a_session_that_sends_what_it_held_ready_whatever_the_plan_says(
     make_fleet: MakeFleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def announce(self: Session, now_s: float) -> list[DeviceEffect]:
+    def announce(self: Session, now_s: float, **_options: bool) -> list[DeviceEffect]:
         return [*self._upload.announce(now_s)] if self._upload else []
 
     monkeypatch.setattr(Session, "_announce", announce)
