@@ -191,8 +191,8 @@ def _values_that_left_though_personal_by_now(fleet: LoopbackFleet, heard: _Heard
         while seen[device_id] and seen[device_id][0][0] <= number:
             current[device_id] = seen[device_id].pop(0)[1]
         plan = current[device_id]
-        if isinstance(message, str):
-            layers = {layer_of[device_id, message]}
+        if isinstance(message, str):  # what is in no inventory is a flood, or was noticed above
+            layers = {layer_of[device_id, message]} if (device_id, message) in layer_of else set()
         else:
             shared = heard.plans[message.plan].shared_layers
             sketched = {name for name, layer in message.layers.items() if layer.sketch}

@@ -12,7 +12,7 @@ import pytest
 
 import aggregator.allowance
 import aggregator.closing
-import aggregator.fleet
+import aggregator.holding
 import aggregator.robust
 import simulations.faults.trial
 import simulations.loopback.aggregator
@@ -69,7 +69,7 @@ def test_an_update_that_is_counted_as_often_as_it_is_announced(monkeypatch: pyte
         return CloseRound(origins, {name: weight * seen[name] for name, weight in weights.items()})
 
     monkeypatch.setattr(Fleet, "_take_summary_part", counting)
-    monkeypatch.setattr(aggregator.fleet, "CloseRound", close)
+    monkeypatch.setattr(aggregator.holding, "CloseRound", close)
     assert "is not the average of what was counted" in " ".join(first_broken().broken)
 
 

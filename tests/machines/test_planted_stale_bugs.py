@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 import aggregator.fleet
+import aggregator.holding
 import aggregator.staleness
 from aggregator.closing import close_round
 from aggregator.planning import FleetState
@@ -48,7 +49,7 @@ def test_an_update_that_is_taken_to_have_begun_at_the_current_version(monkeypatc
             for layer, of_layer in origins_of(plan, plans, stored).items()
         }
 
-    monkeypatch.setattr(aggregator.fleet, "origins_of", forgetful)
+    monkeypatch.setattr(aggregator.holding, "origins_of", forgetful)
     assert is_found("is not the average of what was counted")
 
 
