@@ -17,6 +17,10 @@ VERBS = {
     "simulate": ("simulations.commands", "compare methods on scenarios, or on your own model and data"),
     "advise": ("simulations.advise.commands", "try the rules on your own devices' data, and write the fleet's config"),
     "export": ("export.commands", "make a torch model into a program that devices can train"),
+    "init": (
+        "broker.founding.commands",
+        "make a fleet's folder: configuration, certificates, access list, systemd units",
+    ),
     "broker": ("broker.commands", "run the MQTT broker"),
     "aggregator": ("aggregator.commands", "run the home server's part of a fleet"),
     "model": (

@@ -15,13 +15,12 @@ import iotcore
 
 from wire.durable import storage_error
 from wire.errors import BrokerError
-from wire.topics import ROUTES
+from wire.topics import LARGEST_PACKET
 
 __all__ = ["EmbeddedBroker", "free_port"]
 
 LOOPBACK = "127.0.0.1"
 START_TIMEOUT_S = 30.0
-LARGEST_PACKET = max(route.max_bytes for route in ROUTES) + 64 * 1024
 
 CONFIGURATION = Template("""\
 id = 0

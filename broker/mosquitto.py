@@ -1,8 +1,6 @@
-"""mosquitto, Debian's, as a child process: TLS alone, and a certificate for everybody.
+"""mosquitto, Debian's, as a child process: on a configuration that is made for it here, or on that of a fleet's folder.
 
-Who connects is who the certificate says: its common name is the user's name and the client id, so that nobody can take another's
-place. Nothing is persistent here: the aggregator publishes all that it retains each time it connects, and devices send again
-what the aggregator itself has not acknowledged. So a broker that is killed loses nothing, and its disk is idle.
+The first is for benchmarks and tests: it keeps nothing, so that its disk is idle, and has no access list.
 """
 
 from __future__ import annotations
@@ -14,40 +12,19 @@ import ssl
 import subprocess
 import time
 from pathlib import Path
-from string import Template
 
 from broker.authority import Identity
-from broker.embedded import LARGEST_PACKET, LOOPBACK, free_port
+from broker.configuration import Entrance, configuration
+from broker.embedded import LOOPBACK, free_port
 from wire.durable import storage_error
-from wire.errors import BrokerError
+from wire.errors import BrokerError, ConfigError
 
-__all__ = ["MosquittoBroker", "find_mosquitto"]
+__all__ = ["MosquittoBroker", "find_mosquitto", "run_mosquitto"]
 
 START_TIMEOUT_S = 10.0
 END_TIMEOUT_S = 10.0
 POLL_S = 0.02
 PLACES = ("/usr/sbin", "/usr/local/sbin", "/opt/homebrew/sbin")
-
-CONFIGURATION = Template("""\
-user $user
-listener $port $host
-cafile $ca
-certfile $certificate
-keyfile $key
-tls_version tlsv1.2
-require_certificate true
-use_identity_as_username true
-use_username_as_clientid true
-allow_anonymous false
-persistence false
-max_queued_messages 100000
-max_inflight_messages 100
-max_packet_size $largest
-set_tcp_nodelay true
-log_dest stderr
-log_type error
-log_type warning
-""")
 
 
 def find_mosquitto() -> str:
@@ -94,15 +71,8 @@ class MosquittoBroker:
         program = find_mosquitto()
         _refuse_taken_port(self.host, self.port)
         path, log = self._folder / "mosquitto.conf", self._folder / "mosquitto.log"
-        text = CONFIGURATION.substitute(
-            user=getpass.getuser(),  # root would become a user who cannot read the key
-            host=self.host,
-            port=self.port,
-            ca=self._ca,
-            certificate=self._identity.certificate,
-            key=self._identity.key,
-            largest=LARGEST_PACKET,
-        )
+        entrance = Entrance(self.port, self.host, self._ca, self._identity)
+        text = configuration(entrance, getpass.getuser())
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
@@ -123,12 +93,7 @@ class MosquittoBroker:
         """End the child process and release its port; a second call does nothing."""
         if self._child is None:
             return
-        self._child.terminate()
-        try:
-            self._child.wait(END_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            self._child.kill()
-            self._child.wait()
+        _end(self._child)
         self._child = None
 
     @property
@@ -149,6 +114,40 @@ class MosquittoBroker:
                 return True
         except OSError:
             return False
+
+
+def run_mosquitto(config: Path) -> None:
+    """Run mosquitto on a configuration, in the folder where that is, until this process is told to end.
+
+    It says on standard error what it has to say, and ends with this process.
+
+    Args:
+        config: What ``fedlag init`` wrote, perhaps changed since.
+
+    Raises:
+        BrokerError: If mosquitto is not installed, or ends by itself.
+        ConfigError: If the file is absent.
+    """
+    path = config.resolve()
+    if not path.is_file():
+        raise ConfigError(f"there is no file {config}; `fedlag init` writes a mosquitto.conf into the fleet's folder")
+    command = [*_dies_with_parent(), find_mosquitto(), "-c", path.name]
+    with subprocess.Popen(command, cwd=path.parent) as child:  # noqa: S603 - Debian's mosquitto
+        try:
+            code = child.wait()
+        except KeyboardInterrupt:
+            _end(child)
+            return
+    raise BrokerError(f"mosquitto ended by itself, with code {code}; see its messages above, and correct {config}")
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    child.terminate()
+    try:
+        child.wait(END_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
 
 
 def _refuse_taken_port(host: str, port: int) -> None:

@@ -18,6 +18,7 @@ from wire.messages import Acknowledgement, DeviceStatus, Invitation, Message, Pa
 __all__ = [
     "ACKNOWLEDGEMENT",
     "INVITATION",
+    "LARGEST_PACKET",
     "MODEL",
     "PLAN",
     "PROGRAM",
@@ -34,9 +35,11 @@ __all__ = [
     "parse_topic",
     "subscription",
     "topic_of",
+    "user_of",
 ]
 
 ROOT = "fedlag/v1"
+DEVICE = "d/{device}"
 QOS = 1
 SMALL = 64 * 1024
 PART = 1024 * 1024 + 1024
@@ -80,6 +83,8 @@ ACKNOWLEDGEMENT = Route(
 )
 
 ROUTES = (SERVER, PLAN, MODEL, PROGRAM, STATUS, SUMMARY, UPDATE, INVITATION, ACKNOWLEDGEMENT)
+LARGEST_PACKET = max(route.max_bytes for route in ROUTES) + 64 * 1024
+"""The most bytes of a packet; a broker drops the connection of who sends more."""
 
 _FIELDS = {
     "{device}": r"(?P<device>[a-z0-9-]{1,64})",
@@ -145,6 +150,19 @@ def subscription(fleet: str, route: Route, device_id: str = "+", digest: str = "
         'fedlag/v1/home/d/+/up/update/+/+'
     """
     return f"{ROOT}/{fleet}/{route.pattern.format(device=device_id, digest=digest, part='+')}"
+
+
+def user_of(fleet: str, device_id: str = "") -> str:
+    """Return who a device is to the broker, or the aggregator where no device is named: client id, user's name, common name.
+
+    A device's is the place of its topics, so that no two fleets and no device and aggregator share one, and the broker's
+    access list is the same lines for all devices.
+
+    Example:
+        >>> user_of("home", "kitchen"), user_of("home")
+        ('home/d/kitchen', 'home')
+    """
+    return f"{fleet}/{DEVICE}".format(device=device_id) if device_id else fleet
 
 
 def parse_topic(fleet: str, topic: str) -> Address:

@@ -156,7 +156,7 @@ def _write_program(folder: Path) -> None:
 async def _run(folder: Path, num_devices: int, num_rounds: int) -> FleetRow:
     keys = folder / "keys"
     keys.mkdir()
-    authority = Authority(keys, "fedlag bench", VALID_FOR)
+    authority = Authority.found(keys, "fedlag bench", VALID_FOR)
     names = [f"device-{index:05}" for index in range(num_devices)]
     broker = MosquittoBroker(folder / "broker", authority.certificate, authority.sign_server("broker", "127.0.0.1"))
 

@@ -29,7 +29,7 @@ class SecuredBroker:
 
     def __init__(self, folder: Path) -> None:
         skip_without_mosquitto()
-        self.authority = Authority(folder, "test", dt.timedelta(days=1))
+        self.authority = Authority.found(folder, "test", dt.timedelta(days=1))
         identity = self.authority.sign_server("broker", "127.0.0.1")
         self.broker = MosquittoBroker(folder / "broker", self.authority.certificate, identity)
 

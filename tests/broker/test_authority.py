@@ -21,7 +21,7 @@ def read(path: Path) -> x509.Certificate:
 
 
 def test_a_devices_certificate_names_it_is_signed_and_holds_as_long_as_it_was_asked_to(tmp_path: Path) -> None:
-    authority = Authority(tmp_path, "home", A_DAY)
+    authority = Authority.found(tmp_path, "home", A_DAY)
     identity = authority.sign_client("kitchen")
     assert identity == Identity(tmp_path / "kitchen.pem", tmp_path / "kitchen.key")
     certificate = read(identity.certificate)
@@ -35,23 +35,23 @@ def test_a_devices_certificate_names_it_is_signed_and_holds_as_long_as_it_was_as
 
 
 def test_a_key_is_for_its_owners_eyes_alone(tmp_path: Path) -> None:
-    identity = Authority(tmp_path, "home", A_DAY).sign_client("kitchen")
+    identity = Authority.found(tmp_path, "home", A_DAY).sign_client("kitchen")
     assert stat.S_IMODE(identity.key.stat().st_mode) == 0o600
 
 
 @pytest.mark.parametrize(("host", "found"), [("127.0.0.1", "127.0.0.1"), ("server.home", "server.home")])
 def test_a_servers_certificate_is_of_its_address_or_its_name(tmp_path: Path, host: str, found: str) -> None:
-    identity = Authority(tmp_path, "home", A_DAY).sign_server("broker", host)
+    identity = Authority.found(tmp_path, "home", A_DAY).sign_server("broker", host)
     names = read(identity.certificate).extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert [str(name.value) for name in names] == [found]
 
 
 def test_only_the_authority_itself_may_sign(tmp_path: Path) -> None:
-    authority = Authority(tmp_path, "home", A_DAY)
+    authority = Authority.found(tmp_path, "home", A_DAY)
     for path, may_sign in ((authority.certificate, True), (authority.sign_client("kitchen").certificate, False)):
         assert read(path).extensions.get_extension_for_class(x509.BasicConstraints).value.ca is may_sign
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match=r"cannot write .*absent/ca.pem"):
-        Authority(tmp_path / "absent", "home", A_DAY)
+    with pytest.raises(StoreError, match=r"cannot write .*absent/ca.key"):
+        Authority.found(tmp_path / "absent", "home", A_DAY)

@@ -74,7 +74,7 @@ def test_those_whom_the_authority_has_signed_speak_with_each_other(
 
 
 def stranger(place: SecuredBroker, folder: Path) -> BrokerAddress:
-    other = Authority(folder, "elsewhere", dt.timedelta(days=1))
+    other = Authority.found(folder, "elsewhere", dt.timedelta(days=1))
     identity = other.sign_client("kitchen")
     return msgspec.structs.replace(place.address("kitchen"), certificate=identity.certificate, key=identity.key)
 
@@ -84,7 +84,7 @@ def nobody(place: SecuredBroker, _folder: Path) -> BrokerAddress:
 
 
 def another_authority(place: SecuredBroker, folder: Path) -> BrokerAddress:
-    other = Authority(folder, "elsewhere", dt.timedelta(days=1))
+    other = Authority.found(folder, "elsewhere", dt.timedelta(days=1))
     return msgspec.structs.replace(place.address("kitchen"), ca=other.certificate)
 
 

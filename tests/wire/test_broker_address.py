@@ -23,7 +23,7 @@ class Example(msgspec.Struct, forbid_unknown_fields=True):
 
 @pytest.fixture
 def authority(tmp_path: Path) -> Authority:
-    return Authority(tmp_path, "home", dt.timedelta(days=1))
+    return Authority.found(tmp_path, "home", dt.timedelta(days=1))
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""A fleet's folder, made once: configuration, certificates, access list, systemd units."""
