@@ -22,7 +22,11 @@ ADVICE = f"""\
 # For a mosquitto that runs already: at the top of its mosquitto.conf, or in its folder conf.d as its first file.
 # The user as whom it runs must be able to read the files that are named here, and pass the folders above them.
 # `{SEPARATE}` gives every listener rules of its own: yours need their allow_anonymous, acl_file and so on below themselves.
-# It should say for itself, too, unless it says something like it:"""
+# All listeners share all topics. So who comes in elsewhere must be kept out of the fleet's: with an acl_file there that ends with
+#   pattern readwrite #
+#   pattern deny fedlag/#
+# and, if that listener lets in who has no name, the same two lines with `topic` before any `user`.
+# What holds for the whole broker is yours to say, once, at least as large:"""
 
 
 class Entrance(NamedTuple):

@@ -32,14 +32,17 @@ V5, V311 = MQTTProtocolVersion.MQTTv5, MQTTProtocolVersion.MQTTv311
 class Guest:
     """A client with whatever certificate and client id it has."""
 
-    def __init__(self, port: int, client_id: str, context: ssl.SSLContext, protocol: MQTTProtocolVersion = V5) -> None:
+    def __init__(
+        self, port: int, client_id: str, context: ssl.SSLContext | None, protocol: MQTTProtocolVersion = V5
+    ) -> None:
         self.seen: queue.Queue[tuple[str, bytes]] = queue.Queue()
         self.losses = 0
         self.is_in = threading.Event()
         self._subscribed = threading.Event()
         self._port = port
         self.client = Client(CallbackAPIVersion.VERSION2, client_id, protocol=protocol)
-        self.client.tls_set_context(context)
+        if context is not None:
+            self.client.tls_set_context(context)
         self.client.on_connect = self._on_connect
         self.client.on_disconnect = self._on_disconnect
         self.client.on_subscribe = lambda *_: self._subscribed.set()
@@ -117,7 +120,11 @@ class WalledFleet:
     def start(self) -> None:
         command = [sys.executable, "-m", "fedlag", "broker", "--config", str(self.folder / "mosquitto.conf")]
         with (self.folder / "log").open("ab") as log:
-            self.child = subprocess.Popen(command, cwd=ROOT, stderr=log)
+            self.child = subprocess.Popen(command, cwd=ROOT, stderr=log, start_new_session=True)
+        self.wait()
+
+    def wait(self) -> None:
+        """Return when a broker speaks TLS here."""
         deadline = time.monotonic() + PATIENCE_S
         context = self.context(self.aggregator)
         while True:
@@ -127,7 +134,7 @@ class WalledFleet:
                 context.wrap_socket(plain, server_hostname="127.0.0.1"),
             ):
                 return
-            assert time.monotonic() < deadline, self.log()
+            assert time.monotonic() < deadline
             time.sleep(0.05)
 
     def stop(self) -> int:
