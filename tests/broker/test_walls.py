@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import datetime as dt
 import gc
+import os
+import signal
 import ssl
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -199,6 +203,33 @@ def test_tls_before_1_2_is_refused(fleet: WalledFleet, version: ssl.TLSVersion, 
     guest = Guest(fleet.port, user_of("home", "attic"), context)
     assert guest.knock(f"{HOME}/d/attic/up/summary") is is_welcome
     assert ("unsupported protocol" in fleet.log()) is not is_welcome, "it is the broker that refuses"
+    gc.collect()
+
+
+def reload(fleet: WalledFleet) -> None:
+    """Tell mosquitto, the child of ``fedlag broker``, to read its files again, and wait until it has."""
+    assert fleet.child is not None
+    children = Path(f"/proc/{fleet.child.pid}/task/{fleet.child.pid}/children").read_text().split()
+    before = fleet.log().count("Reloading config")
+    os.kill(int(children[0]), signal.SIGHUP)
+    deadline = time.monotonic() + 20
+    while fleet.log().count("Reloading config") == before:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lists a process's children")
+@pytest.mark.filterwarnings("ignore:Exception ignored in. <ssl.SSLSocket:pytest.PytestUnraisableExceptionWarning")
+def test_one_who_is_revoked_is_not_let_in_after_a_reload_and_stays_while_connected(fleet: WalledFleet) -> None:
+    topic = f"{HOME}/d/lost/status"
+    with fleet.guest("aggregator", topic) as aggregator, fleet.guest("lost") as lost:
+        identity = Identity(fleet.certificates / "lost.pem", fleet.certificates / "lost.key")
+        fleet.authority.revoke(identity.certificate)
+        reload(fleet)
+        assert not Guest(fleet.port, "any", fleet.context(identity)).knock(topic)
+        lost.say(topic, b"still here")
+        assert aggregator.next() == (topic, b"still here")
+        assert lost.losses == 0
     gc.collect()
 
 
