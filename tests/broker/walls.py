@@ -46,7 +46,7 @@ class Guest:
         self.client.on_connect = self._on_connect
         self.client.on_disconnect = self._on_disconnect
         self.client.on_subscribe = lambda *_: self._subscribed.set()
-        self.client.on_message = lambda _client, _data, message: self.seen.put((message.topic, message.payload))
+        self.client.on_message = lambda _client, _data, message: self.seen.put((message.topic, bytes(message.payload)))
 
     def _on_connect(
         self, _client: Client, _data: object, _flags: object, code: object, _more: Properties | None
@@ -144,6 +144,13 @@ class WalledFleet:
 
     def log(self) -> str:
         return (self.folder / "log").read_text()
+
+    def wait_for_log(self, text: str, times: int = 1) -> None:
+        """Return when the broker has said this so often; it writes after it has acted."""
+        deadline = time.monotonic() + PATIENCE_S
+        while self.log().count(text) < times:
+            assert time.monotonic() < deadline, f"the broker did not say {text!r}"
+            time.sleep(0.02)
 
     @property
     def aggregator(self) -> Identity:
