@@ -21,6 +21,7 @@ from edge_client.runtimes import choose_runtime, load_program
 from edge_client.session import Session
 from edge_client.store import DeviceStore
 from edge_client.training import run_round
+from edge_client.trust import PlanCheck
 from wire.errors import DataError, FedlagError, ModelError, ProgramError, WireError
 from wire.manifest import ModelManifest
 from wire.messages import DeviceStatus
@@ -64,6 +65,11 @@ class Agent:
     Args:
         config: Its configuration.
         workshop: Of this process.
+
+    Raises:
+        ConfigError: If the aggregator's key cannot be used.
+        DataError: If there is no data.
+        StoreError: If the disk refuses, or what it holds is damaged.
     """
 
     def __init__(self, config: EdgeConfig, workshop: Workshop) -> None:
@@ -75,7 +81,12 @@ class Agent:
         self._traffic = self._store.load_traffic()
         self._runtime = choose_runtime(config.runtime)
         self._session = Session(
-            config.fleet, config.device_id, self._session_number, self._runtime, self._store.load_generation()
+            config.fleet,
+            config.device_id,
+            self._session_number,
+            self._runtime,
+            self._store.load_generation(),
+            _signature_check(config),
         )
         self._dataset: Dataset | None = None
         self._program: TrainingProgram | None = None
@@ -254,6 +265,15 @@ class Agent:
     def _lost(self) -> Envelope:
         status = DeviceStatus(state="lost", session=self._session_number, runtime=self._runtime)
         return Envelope(Address(STATUS, self._config.device_id), status)
+
+
+def _signature_check(config: EdgeConfig) -> PlanCheck | None:
+    """Return how plans are checked, ``None`` if the configuration names no key."""
+    if config.aggregator.key is None:
+        return None
+    from edge_client.aggregator_key import AggregatorKey  # noqa: PLC0415 - a device without a key does without 10 MB
+
+    return AggregatorKey.load(config.aggregator.key).check
 
 
 def _reason(error: Exception) -> str:

@@ -18,6 +18,7 @@ from edge_client.generation import Generation, Traffic, compose_generation, find
 from edge_client.program import TrainingProgram
 from edge_client.session import Session
 from edge_client.training import RoundOutcome, RoundWork, run_round
+from edge_client.trust import PlanCheck
 from simulations.loopback.network import Loopback
 from simulations.loopback.power import Powered
 from wire.digest import content_digest
@@ -57,12 +58,20 @@ class LoopbackDevice(Powered):
         program: Trains; what the device fetches stands for it.
         data: Its own.
         train_s: How long a round's training takes.
+        check_signature: Of every plan; ``None``: it takes any that comes.
 
     ``plans_seen`` are the plans that it took, each with how many messages had crossed the network before.
     """
 
     def __init__(
-        self, network: Loopback, fleet: str, device_id: str, program: TrainingProgram, data: Dataset, train_s: float
+        self,
+        network: Loopback,
+        fleet: str,
+        device_id: str,
+        program: TrainingProgram,
+        data: Dataset,
+        train_s: float,
+        check_signature: PlanCheck | None,
     ) -> None:
         """Prepare; ``start`` turns it on."""
         super().__init__(network)
@@ -75,6 +84,7 @@ class LoopbackDevice(Powered):
         self._fleet = fleet
         self._program = program
         self._data = data
+        self._check_signature = check_signature
         self._disk: deque[bytes] = deque(maxlen=NUM_KEPT)
         self._manifests: dict[str, bytes] = {}
         self._session_number = 0
@@ -90,7 +100,12 @@ class LoopbackDevice(Powered):
         """Turn it on, perhaps again: a new session of what the disk holds. What was running is gone."""
         self._session_number += 1
         self._session = Session(
-            self._fleet, self.device_id, self._session_number, self._program.runtime, self.generation
+            self._fleet,
+            self.device_id,
+            self._session_number,
+            self._program.runtime,
+            self.generation,
+            self._check_signature,
         )
         self._filters = {subscription(self._fleet, route) for route in (SERVER, PLAN)}
         self._filters |= {subscription(self._fleet, route, self.device_id) for route in (INVITATION, ACKNOWLEDGEMENT)}
