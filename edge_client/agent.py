@@ -21,7 +21,7 @@ from edge_client.runtimes import choose_runtime, load_program
 from edge_client.session import Session
 from edge_client.store import DeviceStore
 from edge_client.training import run_round
-from edge_client.trust import PlanCheck
+from edge_client.trust import Remember, Trust
 from wire.errors import DataError, FedlagError, ModelError, ProgramError, WireError
 from wire.manifest import ModelManifest
 from wire.messages import DeviceStatus
@@ -86,7 +86,7 @@ class Agent:
             self._session_number,
             self._runtime,
             self._store.load_generation(),
-            _signature_check(config),
+            _trust(config, self._store),
         )
         self._dataset: Dataset | None = None
         self._program: TrainingProgram | None = None
@@ -171,6 +171,8 @@ class Agent:
                     self._start(self._load(effect))
                 case Recall():
                     self._recall(effect)
+                case Remember():
+                    self._store.save_seen(*effect)
                 case Train():
                     self._start(self._train(effect))
 
@@ -267,13 +269,13 @@ class Agent:
         return Envelope(Address(STATUS, self._config.device_id), status)
 
 
-def _signature_check(config: EdgeConfig) -> PlanCheck | None:
-    """Return how plans are checked, ``None`` if the configuration names no key."""
+def _trust(config: EdgeConfig, store: DeviceStore) -> Trust:
+    """Return whose plans the device takes: the aggregator's, if the configuration names its key."""
     if config.aggregator.key is None:
-        return None
+        return Trust(config.fleet)
     from edge_client.aggregator_key import AggregatorKey  # noqa: PLC0415 - a device without a key does without 10 MB
 
-    return AggregatorKey.load(config.aggregator.key).check
+    return Trust(config.fleet, AggregatorKey.load(config.aggregator.key).check, store.load_seen())
 
 
 def _reason(error: Exception) -> str:

@@ -18,7 +18,7 @@ from edge_client.generation import Generation, goes_back, prepare_work
 from edge_client.presence import Presence, Status
 from edge_client.training import check_plan
 from edge_client.trouble import Trouble
-from edge_client.trust import PlanCheck, Trust
+from edge_client.trust import Trust
 from edge_client.upload import UploadConversation
 from wire.codec import plan_digest
 from wire.errors import WireError
@@ -42,7 +42,7 @@ class Session:
         session_number: Of this start.
         runtime: ``onnx`` or ``executorch``: which of the program's files it needs.
         generation: What the disk gave, ``None`` for a new device.
-        check_signature: Of every plan; ``None``: the device has no key to check it with.
+        trust: Whose plans it takes; by default any of its fleet.
     """
 
     def __init__(
@@ -52,14 +52,14 @@ class Session:
         session_number: int,
         runtime: str,
         generation: Generation | None = None,
-        check_signature: PlanCheck | None = None,
+        trust: Trust | None = None,
     ) -> None:
         """Start; the shell calls ``connected`` when the link is up."""
         self.device_id = device_id
         self._runtime = runtime
         self._presence = Presence(device_id, session_number, runtime)
         self._trouble = Trouble()
-        self._trust = Trust(fleet, check_signature)
+        self._trust = trust or Trust(fleet)
         self._generation = generation
         self._earlier: Generation | None = None
         self._recalled_for = ""
@@ -91,8 +91,8 @@ class Session:
     @property
     def _seen(self) -> tuple[int, int]:
         """Epoch and round number of the latest plan that it has served or heard of."""
-        plans = [known for known in (self._plan, self._generation) if known is not None]
-        return max(((plan.epoch, plan.round_number) for plan in plans), default=(0, 0))
+        served = self._generation
+        return max(self._trust.seen, (served.epoch, served.round_number) if served else (0, 0))
 
     @property
     def _is_buffered(self) -> bool:
@@ -202,7 +202,7 @@ class Session:
             check_plan(plan, self._manifest)
         self._plan, self._plan_digest, self._plan_due_s = plan, digest, math.inf
         self._trouble.plan_came()
-        effects: list[Effect] = [*self._fetching.forget(MODEL)]
+        effects: list[Effect] = [*self._trust.take(plan), *self._fetching.forget(MODEL)]
         effects += self._announce(now_s, is_urgent=not self._is_buffered)  # its last word may be lost
         if plan.model_id != self._model_id:
             effects += self._ask_for_program(plan.model_id)

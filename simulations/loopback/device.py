@@ -18,7 +18,7 @@ from edge_client.generation import Generation, Traffic, compose_generation, find
 from edge_client.program import TrainingProgram
 from edge_client.session import Session
 from edge_client.training import RoundOutcome, RoundWork, run_round
-from edge_client.trust import PlanCheck
+from edge_client.trust import PlanCheck, Remember, Trust
 from simulations.loopback.network import Loopback
 from simulations.loopback.power import Powered
 from wire.digest import content_digest
@@ -85,6 +85,7 @@ class LoopbackDevice(Powered):
         self._program = program
         self._data = data
         self._check_signature = check_signature
+        self._remembered = (0, 0)
         self._disk: deque[bytes] = deque(maxlen=NUM_KEPT)
         self._manifests: dict[str, bytes] = {}
         self._session_number = 0
@@ -105,7 +106,7 @@ class LoopbackDevice(Powered):
             self._session_number,
             self._program.runtime,
             self.generation,
-            self._check_signature,
+            Trust(self._fleet, self._check_signature, self._remembered),
         )
         self._filters = {subscription(self._fleet, route) for route in (SERVER, PLAN)}
         self._filters |= {subscription(self._fleet, route, self.device_id) for route in (INVITATION, ACKNOWLEDGEMENT)}
@@ -156,21 +157,28 @@ class LoopbackDevice(Powered):
         for effect in effects:
             if self._session is not session or self.lose_power():
                 return
-            match effect:
-                case Envelope():
-                    self.publish(effect)
-                case Subscribe():
-                    self._filters.add(effect.topic_filter)
-                    self._network.subscribe(self.device_id, effect.topic_filter)
-                case Unsubscribe():
-                    self._filters.discard(effect.topic_filter)
-                    self._network.unsubscribe(self.device_id, effect.topic_filter)
-                case LoadProgram():
-                    self._later(partial(self._load, effect=effect), 0.0)
-                case Recall():
-                    self._later(partial(self._recall, effect=effect), 0.0)
-                case Train():
-                    self._later(partial(self._train, effect=effect), self.train_s)
+            if isinstance(effect, Remember) and self.fail_to_write():
+                return
+            self._do(effect)
+
+    def _do(self, effect: Effect) -> None:
+        match effect:
+            case Envelope():
+                self.publish(effect)
+            case Subscribe():
+                self._filters.add(effect.topic_filter)
+                self._network.subscribe(self.device_id, effect.topic_filter)
+            case Unsubscribe():
+                self._filters.discard(effect.topic_filter)
+                self._network.unsubscribe(self.device_id, effect.topic_filter)
+            case Remember():
+                self._remembered = (effect.epoch, effect.round_number)
+            case LoadProgram():
+                self._later(partial(self._load, effect=effect), 0.0)
+            case Recall():
+                self._later(partial(self._recall, effect=effect), 0.0)
+            case Train():
+                self._later(partial(self._train, effect=effect), self.train_s)
 
     def publish(self, envelope: Envelope) -> None:
         """Send a message, if the link is up."""

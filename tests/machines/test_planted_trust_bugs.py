@@ -7,7 +7,8 @@ import pytest
 from edge_client.aggregator_key import AggregatorKey
 from edge_client.effects import Effect
 from edge_client.session import Session
-from edge_client.trust import Trust
+from edge_client.trust import Remember, Trust
+from tests.machines import test_signatures
 from tests.machines.conftest import MakeFleet, Works
 from tests.machines.test_signatures import (
     PLAN_OF_ANOTHER_FLEET,
@@ -86,3 +87,19 @@ def test_a_device_that_does_not_look_for_which_fleet_a_plan_was_signed(
 
     monkeypatch.setattr(Trust, "_check", check)
     check_that_it_is_found(PLAN_OF_ANOTHER_FLEET, make_fleet, works, num_honest=1, reason="foreign-fleet")
+
+
+def test_a_device_that_forgets_at_a_restart_what_it_has_taken(
+    make_fleet: MakeFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take = Trust.take
+
+    def take_and_forget(self: Trust, plan: RoundPlan) -> list[Remember]:
+        take(self, plan)
+        return []
+
+    monkeypatch.setattr(Trust, "take", take_and_forget)
+    with pytest.raises(AssertionError):
+        test_signatures.test_a_device_that_starts_again_takes_no_older_plan_than_before_though_it_has_served_none(
+            make_fleet
+        )

@@ -180,6 +180,27 @@ def test_an_older_plan_sent_again_is_refused_and_the_fleet_goes_on_with_the_true
     assert len(fleet.run(2)[-1].counted) == 3
 
 
+def test_a_device_that_starts_again_takes_no_older_plan_than_before_though_it_has_served_none(
+    make_fleet: MakeFleet,
+) -> None:
+    recorded: list[RoundPlan] = []
+    attacker = who_replaces_plans(lambda _: recorded[0])
+    fleet = make_fleet(policy=attacker, quorum=2)
+    device = fleet.devices["pi-0"]
+    device.train_s = 100_000.0
+    recorded.append(sign_plan(fleet.aggregator.state.plan, SIGNING_KEY))
+    fleet.run(3)
+    device.stop()
+    attacker.is_at_work = True
+    device.start()
+    fleet.run_for(60.0)
+    assert device.generation is None
+    assert device.refused["foreign-round"] > 0
+    status = last_status(fleet, "pi-0")
+    assert status.reason == "no plan from the aggregator yet"
+    assert (status.epoch, status.round_number) > (0, 1)
+
+
 def with_other_bytes(_: Address, message: Message) -> Message:
     assert isinstance(message, Part)
     return replace(message, data=bytes(len(message.data)))
