@@ -17,6 +17,8 @@ from rich.console import Console
 from aggregator.config import AggregatorConfig
 from aggregator.round_report import RoundReport
 from aggregator.server import Server
+from aggregator.signing_key import encode_public_key, load_signing_key, make_signing_key
+from wire.errors import ConfigError
 from wire.settings import load_settings
 
 __all__ = ["main"]
@@ -42,6 +44,27 @@ def run(
     logging.basicConfig(level=logging.ERROR if quiet else logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     settings = load_settings(config, AggregatorConfig)
     asyncio.run(_run(settings, _print_json if output == "json" else _print_text))
+
+
+@app.command()
+def new_key(
+    private: Annotated[Path, typer.Argument(help="The new private key: signing_key in the aggregator's TOML file.")],
+    public: Annotated[Path, typer.Argument(help="Its public half: key in [aggregator] in each device's.")],
+) -> None:
+    """Make the key pair with which plans are signed, PEM; the private key is for its owner's eyes alone."""
+    make_signing_key(private, public)
+    console.print(f"{private} signs plans and stays here; {public} goes to each device", soft_wrap=True)
+
+
+@app.command()
+def public_key(config: Annotated[Path, typer.Argument(help="The aggregator's TOML file.")]) -> None:
+    """Print the public half of signing_key, PEM: the file that devices name as `key` in [aggregator]."""
+    path = load_settings(config, AggregatorConfig).signing_key
+    if path is None:
+        raise ConfigError(
+            f"{config} names no signing_key: plans are not signed; make one with `fedlag aggregator new-key`"
+        )
+    sys.stdout.buffer.write(encode_public_key(load_signing_key(path)))
 
 
 def main(arguments: list[str]) -> None:

@@ -98,6 +98,7 @@ class AggregatorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
         program: The folder that ``fedlag export`` wrote.
         folder: Where the aggregator keeps its store.
         initial: The model's initial values, a safetensors file; by default the one in ``program``.
+        signing_key: The private key that signs plans, a PEM file that its owner alone may read. Absent: they are not signed.
         broker: Where the broker is.
         selector: Which rule chooses the personal layers.
         rounds: How rounds run.
@@ -109,6 +110,7 @@ class AggregatorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     program: Path
     folder: Path
     initial: Path | None = None
+    signing_key: Path | None = None
     broker: BrokerAddress = BrokerAddress()
     selector: SelectorSettings = SelectorSettings()
     rounds: RoundSettings = RoundSettings()

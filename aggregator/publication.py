@@ -5,7 +5,7 @@ The last two versions of the layers stay; older ones are cleared with empty reta
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from wire.digest import content_digest
 from wire.messages import RoundPlan, ServerStatus
@@ -24,10 +24,18 @@ class Publication:
         session: Of this start of the aggregator.
         program: Its files, the manifest among them.
         layers: Digest -> encoded values, of the layers that the current plan names.
+        sign: Gives a plan the aggregator's signature. Plans are signed here, as they go out, and nowhere else.
     """
 
-    def __init__(self, session: int, program: tuple[bytes, ...], layers: Mapping[str, bytes]) -> None:
+    def __init__(
+        self,
+        session: int,
+        program: tuple[bytes, ...],
+        layers: Mapping[str, bytes],
+        sign: Callable[[RoundPlan], RoundPlan],
+    ) -> None:
         """Prepare; nothing is published yet."""
+        self._sign = sign
         self._session = session
         self._program = {content_digest(data): data for data in program}
         self._versions: list[dict[str, bytes]] = [dict(layers)]
@@ -43,7 +51,7 @@ class Publication:
             envelopes += _parts(PROGRAM, digest, data)
         for digest, data in self._versions[-1].items():
             envelopes += _parts(MODEL, digest, data)
-        return [*envelopes, Envelope(Address(PLAN), plan)]
+        return [*envelopes, Envelope(Address(PLAN), self._sign(plan))]
 
     def next_version(self, layers: Mapping[str, bytes], plan: RoundPlan) -> list[Envelope]:
         """Return what the next plan needs: its new layers, the plan, and the clearing of what no plan needs now."""
@@ -51,7 +59,7 @@ class Publication:
         kept = {digest: data for digest, data in self._versions[-1].items() if digest in named}
         self._versions.append({**kept, **layers})
         envelopes = [part for digest, data in layers.items() for part in _parts(MODEL, digest, data)]
-        envelopes.append(Envelope(Address(PLAN), plan))
+        envelopes.append(Envelope(Address(PLAN), self._sign(plan)))
         while len(self._versions) > 2:  # noqa: PLR2004 - the last two versions stay
             outdated = self._versions.pop(0)
             current = {digest for version in self._versions for digest in version}

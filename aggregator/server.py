@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import msgspec
 
@@ -23,6 +24,8 @@ from aggregator.receipts import Receipts
 from aggregator.round import Interrupted
 from aggregator.round_report import RoundReport
 from aggregator.selection import make_selector
+from aggregator.signing import sign_plan
+from aggregator.signing_key import load_signing_key
 from aggregator.staleness import average_uploads
 from wire.codec import plan_digest
 from wire.errors import ModelError, StoreError
@@ -44,7 +47,7 @@ class Server:
         on_report: Called with the report of every round that closes.
 
     Raises:
-        ConfigError: If the selector is unknown.
+        ConfigError: If the selector is unknown, or the signing key cannot be used.
         ModelError: If the program's folder is not whole.
         StoreError: If the disk refuses or is damaged.
     """
@@ -53,6 +56,7 @@ class Server:
         """Read the disk; nothing is published yet."""
         self._config = config
         self._on_report = on_report
+        key = load_signing_key(config.signing_key) if config.signing_key else None
         self._store = FleetStore(config.folder)
         self._store.claim()
         self._program = program = ProgramFolder(config.program)
@@ -63,7 +67,9 @@ class Server:
         state = open_state(config, program, self._selector, self._store)
         digests = {*state.plan.shared_layers.values(), *state.plan.personal_layers.values()}
         layers_in_plan = {digest: self._store.layers.load(digest) for digest in digests}
-        self._publication = Publication(self._store.next_session(), program.files, layers_in_plan)
+        self._publication = Publication(
+            self._store.next_session(), program.files, layers_in_plan, partial(sign_plan, key=key)
+        )
         self._log = self._store.open_round_log(state.plan.epoch, state.plan.round_number)
         self._fleet = Fleet(
             config,

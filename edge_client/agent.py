@@ -21,6 +21,7 @@ from edge_client.runtimes import choose_runtime, load_program
 from edge_client.session import Session
 from edge_client.store import DeviceStore
 from edge_client.training import run_round
+from edge_client.trust import Remember, Trust
 from wire.errors import DataError, FedlagError, ModelError, ProgramError, WireError
 from wire.manifest import ModelManifest
 from wire.messages import DeviceStatus
@@ -65,6 +66,11 @@ class Agent:
     Args:
         config: Its configuration.
         workshop: Of this process.
+
+    Raises:
+        ConfigError: If the aggregator's key cannot be used.
+        DataError: If there is no data.
+        StoreError: If the disk refuses, or what it holds is damaged.
     """
 
     def __init__(self, config: EdgeConfig, workshop: Workshop) -> None:
@@ -76,7 +82,12 @@ class Agent:
         self._traffic = self._store.load_traffic()
         self._runtime = choose_runtime(config.runtime)
         self._session = Session(
-            config.fleet, config.device_id, self._session_number, self._runtime, self._store.load_generation()
+            config.fleet,
+            config.device_id,
+            self._session_number,
+            self._runtime,
+            self._store.load_generation(),
+            _trust(config, self._store),
         )
         self._dataset: Dataset | None = None
         self._program: TrainingProgram | None = None
@@ -161,6 +172,8 @@ class Agent:
                     self._start(self._load(effect))
                 case Recall():
                     self._recall(effect)
+                case Remember():
+                    self._store.save_seen(*effect)
                 case Train():
                     self._start(self._train(effect))
 
@@ -255,6 +268,15 @@ class Agent:
     def _lost(self) -> Envelope:
         status = DeviceStatus(state="lost", session=self._session_number, runtime=self._runtime)
         return Envelope(Address(STATUS, self._config.device_id), status)
+
+
+def _trust(config: EdgeConfig, store: DeviceStore) -> Trust:
+    """Return whose plans the device takes: the aggregator's, if the configuration names its key."""
+    if config.aggregator.key is None:
+        return Trust(config.fleet)
+    from edge_client.aggregator_key import AggregatorKey  # noqa: PLC0415 - a device without a key does without 10 MB
+
+    return Trust(config.fleet, AggregatorKey.load(config.aggregator.key).check, store.load_seen())
 
 
 def _reason(error: Exception) -> str:

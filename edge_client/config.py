@@ -11,7 +11,17 @@ from msgspec import Meta
 from wire.broker_address import BrokerAddress
 from wire.messages import DeviceId
 
-__all__ = ["EdgeConfig"]
+__all__ = ["AggregatorIdentity", "EdgeConfig"]
+
+
+class AggregatorIdentity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How a device knows its aggregator.
+
+    Args:
+        key: Its public key, PEM; with it the device takes only plans that this key has signed. Absent: any that comes.
+    """
+
+    key: Path | None = None
 
 
 class EdgeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -29,6 +39,7 @@ class EdgeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         memory_mb: The most memory that a step's values may take, in 10**6 bytes, beside the 45 to 55 of the process and some
             copies of the parameters: decides how many examples are computed at once. Absent: any.
         broker: Where the broker is.
+        aggregator: How it knows its aggregator.
     """
 
     fleet: DeviceId
@@ -39,3 +50,4 @@ class EdgeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     most_examples: Annotated[int, Meta(ge=1, le=2**31 - 1)] | None = None
     memory_mb: Annotated[int, Meta(ge=1, le=2**31 - 1)] | None = None
     broker: BrokerAddress = BrokerAddress()
+    aggregator: AggregatorIdentity = AggregatorIdentity()

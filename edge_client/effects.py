@@ -7,6 +7,7 @@ from typing import NamedTuple
 from edge_client.fetching import Subscribe, Unsubscribe
 from edge_client.generation import Generation
 from edge_client.training import RoundWork
+from edge_client.trust import Remember
 from wire.messages import RoundPlan
 from wire.topics import Envelope
 
@@ -36,4 +37,4 @@ class Train(NamedTuple):
     previous: Generation | None
 
 
-Effect = Envelope | Subscribe | Unsubscribe | LoadProgram | Recall | Train
+Effect = Envelope | Subscribe | Unsubscribe | LoadProgram | Recall | Remember | Train

@@ -18,6 +18,7 @@ from edge_client.generation import Generation, goes_back, prepare_work
 from edge_client.presence import Presence, Status
 from edge_client.training import check_plan
 from edge_client.trouble import Trouble
+from edge_client.trust import Trust
 from edge_client.upload import UploadConversation
 from wire.codec import plan_digest
 from wire.errors import WireError
@@ -41,6 +42,7 @@ class Session:
         session_number: Of this start.
         runtime: ``onnx`` or ``executorch``: which of the program's files it needs.
         generation: What the disk gave, ``None`` for a new device.
+        trust: Whose plans it takes; by default any of its fleet.
     """
 
     def __init__(
@@ -50,12 +52,14 @@ class Session:
         session_number: int,
         runtime: str,
         generation: Generation | None = None,
+        trust: Trust | None = None,
     ) -> None:
         """Start; the shell calls ``connected`` when the link is up."""
         self.device_id = device_id
         self._runtime = runtime
         self._presence = Presence(device_id, session_number, runtime)
         self._trouble = Trouble()
+        self._trust = trust or Trust(fleet)
         self._generation = generation
         self._earlier: Generation | None = None
         self._recalled_for = ""
@@ -79,16 +83,16 @@ class Session:
         if self._trouble.reason:
             return "waiting", self._trouble.reason
         if self._is_training:
-            return "training", ""
+            return "training", self._trust.complaint
         if self._plan is None:
-            return "waiting", "no plan from the aggregator yet"
-        return ("ready", "") if self._manifest else ("waiting", "fetching the program")
+            return "waiting", self._trust.complaint or "no plan from the aggregator yet"
+        return ("ready", self._trust.complaint) if self._manifest else ("waiting", "fetching the program")
 
     @property
     def _seen(self) -> tuple[int, int]:
         """Epoch and round number of the latest plan that it has served or heard of."""
-        plans = [known for known in (self._plan, self._generation) if known is not None]
-        return max(((plan.epoch, plan.round_number) for plan in plans), default=(0, 0))
+        served = self._generation
+        return max(self._trust.seen, (served.epoch, served.round_number) if served else (0, 0))
 
     @property
     def _is_buffered(self) -> bool:
@@ -104,7 +108,7 @@ class Session:
         """Take a message; return what is to be done.
 
         Raises:
-            WireError: If it is refused; the state is as before.
+            WireError: If it is refused; the state is as before, but for what the status says of a plan.
         """
         if address.device_id not in ("", self.device_id):
             raise WireError("unknown-device", f"a message for {address.device_id}, this is {self.device_id}")
@@ -132,7 +136,7 @@ class Session:
             effects += [Unsubscribe(self._plan_topic), Subscribe(self._plan_topic)]
         if self._trouble.is_over(now_s):
             effects += self._go_on() if self._manifest else self._ask_for_program(self._model_id)
-        return effects + (self._tell_presence(now_s) if self._presence.is_due(now_s) else [])
+        return effects + (self._tell_presence(now_s) if self._presence.is_due(now_s) else self._tell_status())
 
     def program_ready(self, model_id: str, manifest: ModelManifest, now_s: float) -> list[Effect]:  # noqa: ARG002 - as all reports
         """The shell has loaded the program that it was asked to."""
@@ -187,6 +191,7 @@ class Session:
         return self._go_on()
 
     def _take_plan(self, plan: RoundPlan, now_s: float) -> list[Effect]:
+        self._trust.check(plan)
         digest = plan_digest(plan)
         if digest == self._plan_digest:
             return []
@@ -197,7 +202,7 @@ class Session:
             check_plan(plan, self._manifest)
         self._plan, self._plan_digest, self._plan_due_s = plan, digest, math.inf
         self._trouble.plan_came()
-        effects: list[Effect] = [*self._fetching.forget(MODEL)]
+        effects: list[Effect] = [*self._trust.take(plan), *self._fetching.forget(MODEL)]
         effects += self._announce(now_s, is_urgent=not self._is_buffered)  # its last word may be lost
         if plan.model_id != self._model_id:
             effects += self._ask_for_program(plan.model_id)
@@ -271,17 +276,13 @@ class Session:
         return [*self._tell_status(), Train(work, before)]
 
     def _announce(self, now_s: float, *, is_urgent: bool = True) -> list[Effect]:
-        """Say what is held ready, but nothing of a layer that is personal now, or that may be for all one knows."""
+        """Say what is held ready, but nothing of a layer that is personal now."""
         plan, upload = self._plan, self._upload
         if plan is None or upload is None:
             return []
-        if upload.plan != self._plan_digest:
-            if not self._is_buffered and not upload.layers.isdisjoint(plan.personal_layers):
-                self._upload = None  # of a round that is closed: it could not be counted
-                return []
-            upload.withhold(
-                upload.layers & plan.personal_layers.keys() if plan.sketch_personal else plan.personal_layers
-            )
+        if upload.plan != self._plan_digest and not upload.goes_on_under(plan):
+            self._upload = None
+            return []
         return [*upload.announce(now_s)] if is_urgent or upload.is_silent else []
 
     def _own_layers(self, before: Generation | None) -> dict[str, np.ndarray]:

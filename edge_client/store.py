@@ -39,6 +39,8 @@ class _Session(msgspec.Struct):
     session: int = 0
     bytes_up: int = 0
     bytes_down: int = 0
+    epoch: int = 0
+    round_number: int = 0
 
 
 class DeviceStore:
@@ -108,7 +110,7 @@ class DeviceStore:
     def next_session(self) -> int:
         """Return this start's session number: one more than at the last start."""
         state = self._load_session()
-        self._save_session(_Session(state.session + 1, state.bytes_up, state.bytes_down))
+        self._save_session(msgspec.structs.replace(state, session=state.session + 1))
         return state.session + 1
 
     def load_traffic(self) -> Traffic:
@@ -118,7 +120,16 @@ class DeviceStore:
 
     def save_traffic(self, traffic: Traffic) -> None:
         """Keep the bytes that the device has published and received."""
-        self._save_session(_Session(self._load_session().session, *traffic))
+        self._save_session(msgspec.structs.replace(self._load_session(), **traffic._asdict()))
+
+    def load_seen(self) -> tuple[int, int]:
+        """Return epoch and round of the latest plan that was kept as taken, (0, 0) for none."""
+        state = self._load_session()
+        return state.epoch, state.round_number
+
+    def save_seen(self, epoch: int, round_number: int) -> None:
+        """Keep epoch and round of the latest plan that the device has taken."""
+        self._save_session(msgspec.structs.replace(self._load_session(), epoch=epoch, round_number=round_number))
 
     def program_folder(self, model_id: str) -> Path:
         """Return where the files of this program are, or will be."""

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Collection
 
 import msgspec
+from msgspec import UNSET
 
 from edge_client.generation import Upload
 from wire.codec import encode_message
 from wire.errors import WireError
-from wire.messages import Acknowledgement, LayerSummary
+from wire.messages import Acknowledgement, LayerSummary, RoundPlan
 from wire.parts import split_blob
 from wire.random import key_from_label, random_words
 from wire.topics import SUMMARY, UPDATE, Address, Envelope
@@ -59,6 +60,17 @@ class UploadConversation:
     def withhold(self, layers: Collection[str]) -> None:
         """Send neither values nor a sketch of these layers from now on, only the norm: they have become personal."""
         self._withheld = frozenset(layers)
+
+    def goes_on_under(self, plan: RoundPlan) -> bool:
+        """Say whether it may still be sent though this later plan has come; hold back what that has made personal.
+
+        An upload of a synchronous round that is closed could not be counted; if it holds a layer that is personal now, or that may
+        be for all one knows, nothing of it leaves any more.
+        """
+        if plan.max_staleness is UNSET and not self.layers.isdisjoint(plan.personal_layers):
+            return False
+        self.withhold(self.layers & plan.personal_layers.keys() if plan.sketch_personal else plan.personal_layers)
+        return True
 
     def announce(self, now_s: float) -> list[Envelope]:
         """Return the summary's parts; they are due again after a backoff."""

@@ -46,6 +46,7 @@ RefusalReason = Literal[
     "not-invited",
     "wrong-shape",
     "wrong-digest",
+    "wrong-signature",
     "wrong-layers",
     "not-finite",
     "late",

@@ -76,7 +76,7 @@ class DeviceStatus(Message, frozen=True, kw_only=True):
     Args:
         state: ``ready`` to be asked, ``training``, ``waiting`` (``reason`` says why) or ``lost``.
         session: Rises with every start of the device; a will of an older session says nothing.
-        reason: Why it waits, for people.
+        reason: Why it waits, or refused a plan, for people.
         codecs: The codecs that it can decode; ``raw`` always.
         runtime: ``onnx`` or ``executorch``.
         epoch: Of the last plan that it has seen; an aggregator that restarts from a backup learns from it.
@@ -147,7 +147,7 @@ class RoundPlan(Message, frozen=True, kw_only=True):
         duration_s: How long the round is open; a hint for the device, the aggregator alone closes it.
         max_staleness: Absent in a synchronous round. Else rounds are buffered: answers to the plans of so many versions before
             this one count, too, and a device takes this plan once its last upload was counted or refused.
-        signature: Of the plan without it; empty until fleets have an authority.
+        signature: Ed25519, of the plan without it (``wire.signature``); empty if the aggregator has no key.
     """
 
     fleet: DeviceId

@@ -10,6 +10,7 @@ from functools import partial
 
 import msgspec
 import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from aggregator.config import AggregatorConfig
 from aggregator.effects import AskCohort, Checkpoint, CloseRound, CommitUpload, Effect, Finished, GoBack, LogLayer
@@ -21,6 +22,7 @@ from aggregator.receipts import Receipts
 from aggregator.round import Interrupted
 from aggregator.round_report import ClosedRound, RoundReport
 from aggregator.selection import Selector, make_selector
+from aggregator.signing import sign_plan
 from aggregator.staleness import average_uploads
 from simulations.loopback.network import Loopback
 from simulations.loopback.numpy_program import PROGRAM_FILES
@@ -57,10 +59,16 @@ class LoopbackAggregator(Powered):
         config: As in production; its paths and its broker are not used.
         manifest: Of the model.
         initial: Layer -> initial values, float32, shape ``(num_params,)``.
+        signing_key: Signs the plans; ``None``: nobody does.
     """
 
     def __init__(
-        self, network: Loopback, config: AggregatorConfig, manifest: ModelManifest, initial: Mapping[str, np.ndarray]
+        self,
+        network: Loopback,
+        config: AggregatorConfig,
+        manifest: ModelManifest,
+        initial: Mapping[str, np.ndarray],
+        signing_key: Ed25519PrivateKey | None,
     ) -> None:
         """Make the first checkpoint; ``start`` turns it on."""
         super().__init__(network)
@@ -69,6 +77,7 @@ class LoopbackAggregator(Powered):
         self.limited: set[str] = set()
         self.committed: dict[str, dict[str, np.ndarray]] = {}
         self._config = config
+        self._sign = partial(sign_plan, key=signing_key)
         self._model_id = content_digest(encode_manifest(manifest))
         self._session = 0
         self._appended: dict[str, dict[str, np.ndarray]] = {}
@@ -129,7 +138,7 @@ class LoopbackAggregator(Powered):
         goes_on = self._asked is not None and self._asked.plan == plan_digest(state.plan)
         named = sorted({*state.plan.shared_layers.values(), *state.plan.personal_layers.values()})
         files = (encode_manifest(self.manifest), *PROGRAM_FILES.values())
-        publication = Publication(self._session, files, {digest: self._layers[digest] for digest in named})
+        publication = Publication(self._session, files, {digest: self._layers[digest] for digest in named}, self._sign)
         self._fleet = Fleet(
             self._config,
             self._model_id,

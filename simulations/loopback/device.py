@@ -18,6 +18,7 @@ from edge_client.generation import Generation, Traffic, compose_generation, find
 from edge_client.program import TrainingProgram
 from edge_client.session import Session
 from edge_client.training import RoundOutcome, RoundWork, run_round
+from edge_client.trust import PlanCheck, Remember, Trust
 from simulations.loopback.network import Loopback
 from simulations.loopback.power import Powered
 from wire.digest import content_digest
@@ -57,12 +58,20 @@ class LoopbackDevice(Powered):
         program: Trains; what the device fetches stands for it.
         data: Its own.
         train_s: How long a round's training takes.
+        check_signature: Of every plan; ``None``: it takes any that comes.
 
     ``plans_seen`` are the plans that it took, each with how many messages had crossed the network before.
     """
 
     def __init__(
-        self, network: Loopback, fleet: str, device_id: str, program: TrainingProgram, data: Dataset, train_s: float
+        self,
+        network: Loopback,
+        fleet: str,
+        device_id: str,
+        program: TrainingProgram,
+        data: Dataset,
+        train_s: float,
+        check_signature: PlanCheck | None,
     ) -> None:
         """Prepare; ``start`` turns it on."""
         super().__init__(network)
@@ -75,6 +84,8 @@ class LoopbackDevice(Powered):
         self._fleet = fleet
         self._program = program
         self._data = data
+        self._check_signature = check_signature
+        self._remembered = (0, 0)
         self._disk: deque[bytes] = deque(maxlen=NUM_KEPT)
         self._manifests: dict[str, bytes] = {}
         self._session_number = 0
@@ -90,7 +101,12 @@ class LoopbackDevice(Powered):
         """Turn it on, perhaps again: a new session of what the disk holds. What was running is gone."""
         self._session_number += 1
         self._session = Session(
-            self._fleet, self.device_id, self._session_number, self._program.runtime, self.generation
+            self._fleet,
+            self.device_id,
+            self._session_number,
+            self._program.runtime,
+            self.generation,
+            Trust(self._fleet, self._check_signature, self._remembered),
         )
         self._filters = {subscription(self._fleet, route) for route in (SERVER, PLAN)}
         self._filters |= {subscription(self._fleet, route, self.device_id) for route in (INVITATION, ACKNOWLEDGEMENT)}
@@ -141,21 +157,28 @@ class LoopbackDevice(Powered):
         for effect in effects:
             if self._session is not session or self.lose_power():
                 return
-            match effect:
-                case Envelope():
-                    self.publish(effect)
-                case Subscribe():
-                    self._filters.add(effect.topic_filter)
-                    self._network.subscribe(self.device_id, effect.topic_filter)
-                case Unsubscribe():
-                    self._filters.discard(effect.topic_filter)
-                    self._network.unsubscribe(self.device_id, effect.topic_filter)
-                case LoadProgram():
-                    self._later(partial(self._load, effect=effect), 0.0)
-                case Recall():
-                    self._later(partial(self._recall, effect=effect), 0.0)
-                case Train():
-                    self._later(partial(self._train, effect=effect), self.train_s)
+            if isinstance(effect, Remember) and self.fail_to_write():
+                return
+            self._do(effect)
+
+    def _do(self, effect: Effect) -> None:
+        match effect:
+            case Envelope():
+                self.publish(effect)
+            case Subscribe():
+                self._filters.add(effect.topic_filter)
+                self._network.subscribe(self.device_id, effect.topic_filter)
+            case Unsubscribe():
+                self._filters.discard(effect.topic_filter)
+                self._network.unsubscribe(self.device_id, effect.topic_filter)
+            case Remember():
+                self._remembered = (effect.epoch, effect.round_number)
+            case LoadProgram():
+                self._later(partial(self._load, effect=effect), 0.0)
+            case Recall():
+                self._later(partial(self._recall, effect=effect), 0.0)
+            case Train():
+                self._later(partial(self._train, effect=effect), self.train_s)
 
     def publish(self, envelope: Envelope) -> None:
         """Send a message, if the link is up."""

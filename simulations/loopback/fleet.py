@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from aggregator.config import AggregatorConfig
 from aggregator.round_report import RoundReport
+from edge_client.aggregator_key import AggregatorKey
 from edge_client.dataset import Dataset
 from edge_client.program import TrainingProgram
 from simulations.loopback.aggregator import LoopbackAggregator
@@ -19,10 +21,13 @@ from simulations.loopback.device import LoopbackDevice
 from simulations.loopback.network import Loopback, Policy, deliver_once
 from wire.errors import FleetError
 
-__all__ = ["LoopbackFleet"]
+__all__ = ["SIGNING_KEY", "LoopbackFleet"]
 
 LONGEST_S = 24 * 3600.0
 TRAIN_S = 1.0
+
+SIGNING_KEY = Ed25519PrivateKey.from_private_bytes(bytes(32))
+"""Of every fleet in a simulation: it guards nothing, and two runs are the same to the byte."""
 
 
 class LoopbackFleet:
@@ -35,6 +40,7 @@ class LoopbackFleet:
         datasets: Device -> its data.
         policy: What becomes of messages on their way.
         train_s: How long a round's training takes on a device.
+        is_signed: Plans are signed, and devices take no others.
     """
 
     def __init__(
@@ -46,13 +52,16 @@ class LoopbackFleet:
         *,
         policy: Policy = deliver_once,
         train_s: float = TRAIN_S,
+        is_signed: bool = True,
     ) -> None:
         """Turn everything on; time stands still until ``run``."""
         self.config = config
         self.network = Loopback(policy)
-        self.aggregator = LoopbackAggregator(self.network, config, program.manifest, initial)
+        key = SIGNING_KEY if is_signed else None
+        check_signature = AggregatorKey(key.public_key()).check if key else None
+        self.aggregator = LoopbackAggregator(self.network, config, program.manifest, initial, key)
         self.devices = {
-            name: LoopbackDevice(self.network, config.fleet, name, program, data, train_s)
+            name: LoopbackDevice(self.network, config.fleet, name, program, data, train_s, check_signature)
             for name, data in datasets.items()
         }
         self.aggregator.start()

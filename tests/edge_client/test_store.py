@@ -177,13 +177,17 @@ def test_the_session_number_rises_with_every_start(tmp_path: Path) -> None:
     assert [DeviceStore(tmp_path).next_session() for _ in range(4)] == [1, 2, 3, 4]
 
 
-def test_session_and_traffic_do_not_disturb_each_other(tmp_path: Path) -> None:
+def test_session_traffic_and_the_latest_plan_do_not_disturb_each_other(tmp_path: Path) -> None:
     store = DeviceStore(tmp_path)
     assert store.load_traffic() == Traffic(0, 0)
     store.next_session()
+    assert store.load_seen() == (0, 0)
     store.save_traffic(Traffic(100, 200))
+    store.save_seen(3, 70)
     assert DeviceStore(tmp_path).next_session() == 2
     assert DeviceStore(tmp_path).load_traffic() == Traffic(100, 200)
+    store.save_traffic(Traffic(300, 400))
+    assert DeviceStore(tmp_path).load_seen() == (3, 70)
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"\xff", b'{"session": "x\xff"}', b"[" * 100_000])

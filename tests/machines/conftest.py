@@ -82,13 +82,14 @@ def make_fleet(program: NumpyProgram) -> MakeFleet:
         train_s: float = 1.0,
         training: TrainingSettings | None = None,
         averaging: AveragingSettings | None = None,
+        is_signed: bool = True,
         **rounds: Any,
     ) -> LoopbackFleet:
         rounds = {"quorum": num_devices, "cohort_size": num_devices, **rounds}
         config = make_config(selector, options, training, averaging, **rounds)
         initial = initial_values(program.manifest, np.random.default_rng(1))
         datasets = make_datasets(num_devices, alike=alike)
-        return LoopbackFleet(config, program, initial, datasets, policy=policy, train_s=train_s)
+        return LoopbackFleet(config, program, initial, datasets, policy=policy, train_s=train_s, is_signed=is_signed)
 
     return make
 

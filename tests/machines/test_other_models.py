@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import msgspec
 import numpy as np
 
+from aggregator.signing import sign_plan
 from edge_client.generation import Traffic, compose_generation
 from edge_client.training import run_round
+from simulations.loopback.fleet import SIGNING_KEY
 from simulations.loopback.network import Crossing, Delivery
 from tests.machines.conftest import MakeFleet, Works
-from wire.messages import TrainingSettings
+from wire.codec import decode_message, encode_message
+from wire.messages import RoundPlan, TrainingSettings
 from wire.topics import PLAN, parse_topic
 
 
@@ -44,9 +46,10 @@ def test_a_plan_that_does_not_fit_the_model_is_not_served_and_the_next_one_is(ma
         if not is_plan or receiver != "pi-0" or seen:
             return (Delivery(crossing.payload),)
         seen.append(receiver)
-        plan: dict[str, Any] = msgspec.msgpack.decode(crossing.payload)
-        plan["shared_layers"]["ghost"] = plan["shared_layers"].pop("head")
-        return (Delivery(msgspec.msgpack.encode(plan)),)
+        plan = decode_message(crossing.payload, RoundPlan, PLAN.max_bytes)
+        layers = {"ghost" if name == "head" else name: digest for name, digest in plan.shared_layers.items()}
+        misfit = msgspec.structs.replace(plan, shared_layers=layers)
+        return (Delivery(encode_message(sign_plan(misfit, SIGNING_KEY))),)
 
     fleet = make_fleet(policy=misfit_first, quorum=2, gather_s=1.0)
     fleet.run_for(1)
