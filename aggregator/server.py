@@ -25,11 +25,11 @@ from aggregator.round import Interrupted
 from aggregator.round_report import RoundReport
 from aggregator.selection import make_selector
 from aggregator.signing import sign_plan
-from aggregator.signing_key import load_signing_key
 from aggregator.staleness import average_uploads
 from wire.codec import plan_digest
 from wire.errors import ModelError, StoreError
 from wire.mqtt import Connected, MqttLink, Received
+from wire.signing_key import load_signing_key
 from wire.topics import PLAN, STATUS, SUMMARY, UPDATE, Envelope, subscription, user_of
 
 __all__ = ["Server"]

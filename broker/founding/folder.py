@@ -5,7 +5,7 @@
     home/
     ├── aggregator.toml     the aggregator's configuration, every option explained
     ├── aggregator/         its versions, layers and reports
-    ├── keys/               ca, broker and aggregator, each .pem and .key; crl.pem; what else must stay secret
+    ├── keys/               ca, broker and aggregator, each .pem and .key; crl.pem; signing.key, which signs plans, and signing.pub
     ├── mosquitto.conf      the broker's configuration; its paths start here
     ├── access.txt          who may publish and read what
     ├── mosquitto/          what the broker keeps
@@ -33,6 +33,7 @@ from broker.founding.units import aggregator_unit, broker_unit, edge_unit
 from broker.mosquitto import find_mosquitto
 from wire.durable import storage_error, write_durably
 from wire.errors import BrokerError, ConfigError
+from wire.signing_key import make_signing_key
 from wire.topics import user_of
 
 __all__ = ["found_fleet"]
@@ -84,11 +85,12 @@ def found_fleet(folder: Path, fleet: str, hosts: Sequence[str], port: int) -> No
 
 
 def _write_keys(keys: Path, fleet: str, hosts: Sequence[str]) -> None:
-    """Make what is secret. The key that signs programs and plans has its place here, too."""
+    """Make what is secret, and the public halves beside it."""
     authority = Authority.found(keys, f"FedLAG fleet {fleet}", VALID_FOR)
     authority.sign_server("broker", *hosts)
     authority.sign_client(user_of(fleet), keys / "aggregator")
     authority.revoke()
+    make_signing_key(keys / "signing.key", keys / "signing.pub")
 
 
 def _texts(place: Path, fleet: str, port: int) -> dict[str, str]:

@@ -84,7 +84,8 @@ class Server:
         authority.sign_client(user_of("home", name), self.here / name)
         text = path.read_text().partition("[broker]")[0].replace('"test"', '"home"')
         keys = f'ca = "home/keys/ca.pem"\ncertificate = "{name}.pem"\nkey = "{name}.key"\n'
-        path.write_text(f'{text}[broker]\nhost = "localhost"\nport = {self.port}\n{keys}')
+        broker = f'[broker]\nhost = "localhost"\nport = {self.port}\n{keys}'
+        path.write_text(f'{text}{broker}[aggregator]\nkey = "home/keys/signing.pub"\n')
         return path
 
 
