@@ -30,7 +30,7 @@ from wire.codec import plan_digest
 from wire.errors import ModelError, StoreError
 from wire.mqtt import Connected, MqttLink, Received
 from wire.signing_key import load_signing_key
-from wire.topics import PLAN, STATUS, SUMMARY, UPDATE, Envelope, subscription, user_of
+from wire.topics import PLAN, STATUS, SUMMARY, UPDATE, Envelope, subscription
 
 __all__ = ["Server"]
 
@@ -97,7 +97,7 @@ class Server:
         """
         fleet = self._config.fleet
         lost = self._publication.presence("lost")
-        self._link = MqttLink(self._config.broker, user_of(fleet), fleet, lost)
+        self._link = MqttLink(self._config.broker, fleet, fleet, lost)
         for route in (STATUS, SUMMARY, UPDATE):
             self._link.subscribe(subscription(fleet, route))
         await self._link.connect()

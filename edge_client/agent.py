@@ -37,7 +37,6 @@ from wire.topics import (
     decode_payload,
     parse_topic,
     subscription,
-    user_of,
 )
 
 __all__ = ["Agent", "Workshop"]
@@ -111,7 +110,7 @@ class Agent:
             StoreError: If the disk refuses.
         """
         fleet, device_id = self._config.fleet, self._config.device_id
-        self._link = MqttLink(self._config.broker, user_of(fleet, device_id), fleet, self._lost())
+        self._link = MqttLink(self._config.broker, f"{fleet}.{device_id}", fleet, self._lost())
         for route in (SERVER, PLAN):
             self._link.subscribe(subscription(fleet, route))
         for route in (INVITATION, ACKNOWLEDGEMENT):

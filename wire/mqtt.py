@@ -81,7 +81,8 @@ class MqttLink:
 
     Args:
         broker: Where the broker is.
-        client_id: What ``wire.topics.user_of`` says; over TLS the common name of its certificate, too.
+        client_id: The device's name, or ``aggregator``, with the fleet's name in front. A broker that asks for a certificate
+            takes its common name instead.
         fleet: Whose topics it speaks.
         will: What the broker says for this link if it is lost without a word.
 

@@ -153,10 +153,11 @@ def subscription(fleet: str, route: Route, device_id: str = "+", digest: str = "
 
 
 def user_of(fleet: str, device_id: str = "") -> str:
-    """Return who a device is to the broker, or the aggregator where no device is named: client id, user's name, common name.
+    """Return who a device is to a broker that asks for certificates, or the aggregator where no device is named.
 
-    A device's is the place of its topics, so that no two fleets and no device and aggregator share one, and the broker's
-    access list is the same lines for all devices.
+    It is the certificate's common name, which the broker takes for the user's name and, whatever the client says, for the client
+    id. A device's is the place of its topics: so no two fleets and no device and aggregator share one, and the access list is
+    the same lines for all devices. The embedded broker asks for none, and lets in no client id with a ``/``.
 
     Example:
         >>> user_of("home", "kitchen"), user_of("home")

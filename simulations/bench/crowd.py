@@ -44,7 +44,6 @@ from wire.topics import (
     decode_payload,
     parse_topic,
     subscription,
-    user_of,
 )
 
 __all__ = ["CrowdOrder", "main"]
@@ -112,7 +111,7 @@ class _VirtualDevice:
         self._session = Session(fleet, device_id, 1, "onnx")
         lost = DeviceStatus(state="lost", session=1, runtime="onnx")
         self._farewell = Envelope(Address(STATUS, device_id), lost)
-        self._link = PolledLink(broker, user_of(fleet, device_id), fleet, self._farewell)
+        self._link = PolledLink(broker, f"{fleet}.{device_id}", fleet, self._farewell)
         for route in (SERVER, PLAN):
             self._link.subscribe(subscription(fleet, route))
         for route in (INVITATION, ACKNOWLEDGEMENT):

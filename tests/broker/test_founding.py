@@ -167,7 +167,7 @@ def test_the_command_names_the_fleet_after_its_folder_and_says_in_three_lines_wh
     assert (done.returncode, done.stderr, done.stdout.count("\n")) == (0, "", 3)
     assert re.findall(r"^\d\. fedlag (\w+)", done.stdout, re.MULTILINE) == ["export", "broker", "aggregator"]
     secrets = [path.read_text().splitlines()[1] for path in (tmp_path / "my-home/keys").glob("*.key")]
-    assert len(secrets) == 3
+    assert len(secrets) == 4
     assert not any(secret in done.stdout for secret in secrets)
     certificate = x509.load_pem_x509_certificate((tmp_path / "my-home/keys/broker.pem").read_bytes())
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
