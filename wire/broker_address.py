@@ -50,6 +50,7 @@ class BrokerAddress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         try:
             context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=path)
             context.minimum_version = ssl.TLSVersion.TLSv1_2
+            context.sslsocket_class = _ClosedOnFailure
             if self.certificate is not None:
                 path = self.certificate
                 context.load_cert_chain(path, self.key, password=_no_password)
@@ -58,6 +59,17 @@ class BrokerAddress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             both = f"{path} or {self.key}" if path == self.certificate else f"{path}"
             raise ConfigError(f"cannot use {both} to speak TLS with the broker: {reason}; name PEM files") from error
         return context
+
+
+class _ClosedOnFailure(ssl.SSLSocket):
+    """A socket that is closed where its handshake fails; paho leaves it to the garbage collector."""
+
+    def do_handshake(self, block: bool = False) -> None:
+        try:
+            super().do_handshake(block)
+        except OSError:
+            self.close()
+            raise
 
 
 def _no_password() -> str:

@@ -14,7 +14,7 @@ from packaging.utils import canonicalize_name
 
 REPORT = "print('\\nloaded', *{name.partition('.')[0] for name in sys.modules})"
 OPTIONAL = {"typing_extensions"}  # msgspec takes it where it is there
-OF_KEYS = {"cryptography", "cffi"}  # wire.signing_key's; who neither makes nor holds a key does not load it
+OF_KEYS = {"cryptography", "_cffi_backend"}  # wire.signing_key's; who neither makes nor holds a key does not load it
 ROLES = {"wire": None, "broker": "aggregator", "edge_client": "edge", "aggregator": "aggregator", "export": "export"}
 
 
