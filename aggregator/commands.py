@@ -17,9 +17,9 @@ from rich.console import Console
 from aggregator.config import AggregatorConfig
 from aggregator.round_report import RoundReport
 from aggregator.server import Server
+from aggregator.signing_key import encode_public_key, load_signing_key, make_signing_key
 from wire.errors import ConfigError
 from wire.settings import load_settings
-from wire.signing_key import encode_public_key, load_signing_key, make_signing_key
 
 __all__ = ["main"]
 

@@ -25,11 +25,11 @@ from aggregator.round import Interrupted
 from aggregator.round_report import RoundReport
 from aggregator.selection import make_selector
 from aggregator.signing import sign_plan
+from aggregator.signing_key import load_signing_key
 from aggregator.staleness import average_uploads
 from wire.codec import plan_digest
 from wire.errors import ModelError, StoreError
 from wire.mqtt import Connected, MqttLink, Received
-from wire.signing_key import load_signing_key
 from wire.topics import PLAN, STATUS, SUMMARY, UPDATE, Envelope, subscription
 
 __all__ = ["Server"]
@@ -150,26 +150,32 @@ class Server:
         request = self._store.request()
         if request is None:
             return
-        epoch = self._fleet.state.plan.epoch + 1
         try:
-            state = go_on_from(self._config, self._program, self._selector, request.state, epoch)
-            layers = {digest: self._store.layers.load(digest) for digest in state.layers.values()}
+            state, layers = self._in_a_later_epoch(request.state)
         except (ModelError, StoreError) as error:
             log.warning("cannot go back to version %s: %s", request.state.name, error)
         else:
-            log.warning("going on from version %s, as epoch %s; the open round is given up", request.state.name, epoch)
+            log.warning("going on from version %s, now %s; the open round is given up", request.state.name, state.name)
             await self._perform(self._fleet.go_on_from(state, layers))
         self._store.forget_request(request)
+
+    def _in_a_later_epoch(self, version: FleetState) -> tuple[FleetState, dict[str, bytes]]:
+        """Return a version as what the fleet goes on from, and digest -> its encoded layers.
+
+        Raises:
+            ModelError: If it is of another model.
+            StoreError: If the disk has not all of it.
+        """
+        epoch = self._fleet.state.plan.epoch + 1
+        state = go_on_from(self._config, self._program, self._selector, version, epoch)
+        return state, {digest: self._store.layers.load(digest) for digest in state.layers.values()}
 
     async def _end_round(self, effect: CloseRound | GoBack) -> None:
         await (self._go_back(effect) if isinstance(effect, GoBack) else self._close_round(effect))
 
     async def _go_back(self, effect: GoBack) -> None:
-        epoch = self._fleet.state.plan.epoch + 1
         try:
-            version = self._store.version(effect.version)
-            state = go_on_from(self._config, self._program, self._selector, version, epoch)
-            layers = {digest: self._store.layers.load(digest) for digest in state.layers.values()}
+            state, layers = self._in_a_later_epoch(self._store.version(effect.version))
         except (ModelError, StoreError) as error:
             log.warning("%s, but %s: going on", effect.guard.note, error)
             await self._perform([effect.otherwise])

@@ -14,15 +14,21 @@ UNFINISHED = ".writing"
 """The suffix of a file that is not whole yet; a crash may leave one behind."""
 
 
-def write_durably(path: Path, data: bytes) -> None:
+def write_durably(path: Path, data: bytes, mode: int = 0o666) -> None:
     """Return when the file holds exactly these bytes, whatever happens next; until then it holds what it held.
+
+    Args:
+        path: The file.
+        data: Its bytes.
+        mode: Its permissions, less the process's umask; 0o600 for a secret, which is never open to others.
 
     Raises:
         StoreError: If the disk refuses.
     """
     temporary = path.with_name(path.name + UNFINISHED)
     try:
-        with temporary.open("wb") as file:
+        temporary.unlink(missing_ok=True)
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

@@ -3,7 +3,7 @@
 A plan names all else by digest: the program by its manifest's, which names its files, and each layer by its values'. So one
 signature covers code and values. The fleet's name, the epoch and the round are in the plan: a signature holds for no other fleet
 and no later round. Whoever signs and whoever checks have a library for it (``aggregator.signing``,
-``edge_client.aggregator_key``).
+``edge_client.aggregator_key``); the wire needs none.
 """
 
 from __future__ import annotations

@@ -26,6 +26,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from string import Template
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+
 from broker.access import access_list
 from broker.authority import Authority, Identity
 from broker.configuration import Entrance, configuration
@@ -33,7 +36,6 @@ from broker.founding.units import aggregator_unit, broker_unit, edge_unit
 from broker.mosquitto import find_mosquitto
 from wire.durable import storage_error, write_durably
 from wire.errors import BrokerError, ConfigError
-from wire.signing_key import make_signing_key
 from wire.topics import user_of
 
 __all__ = ["found_fleet"]
@@ -90,7 +92,10 @@ def _write_keys(keys: Path, fleet: str, hosts: Sequence[str]) -> None:
     authority.sign_server("broker", *hosts)
     authority.sign_client(user_of(fleet), keys / "aggregator")
     authority.revoke()
-    make_signing_key(keys / "signing.key", keys / "signing.pub")
+    signing = Ed25519PrivateKey.generate()  # as `fedlag aggregator new-key` makes one
+    write_durably(keys / "signing.key", signing.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), 0o600)
+    public = signing.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    write_durably(keys / "signing.pub", public)
 
 
 def _texts(place: Path, fleet: str, port: int) -> dict[str, str]:

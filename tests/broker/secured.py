@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import socket
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,15 @@ def skip_without_mosquitto() -> None:
         find_mosquitto()
     except BrokerError as error:
         pytest.skip(str(error))
+
+
+def is_open(port: int, host: str = "127.0.0.1") -> bool:
+    """Say whether somebody listens there."""
+    try:
+        socket.create_connection((host, port), timeout=2).close()
+    except OSError:
+        return False
+    return True
 
 
 class SecuredBroker:

@@ -11,21 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.broker.secured import skip_without_mosquitto
+from tests.broker.secured import is_open, skip_without_mosquitto
 from tests.broker.walls import WalledFleet
 
 pytestmark = pytest.mark.slow
 
 HERE = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "fedlag", "broker"]
-
-
-def is_open(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port), timeout=2).close()
-    except OSError:
-        return False
-    return True
 
 
 @pytest.mark.parametrize("to_group", [False, True], ids=["to the process", "to the terminal's group"])

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from broker.embedded import LOOPBACK, EmbeddedBroker, free_port
+from tests.broker.secured import is_open
 from wire.errors import BrokerError, StoreError
 
 HERE = Path(__file__).parents[2]
@@ -47,21 +48,13 @@ def own_address() -> str | None:
         return str(probe.getsockname()[0])
 
 
-def is_open(host: str, port: int) -> bool:
-    try:
-        socket.create_connection((host, port), timeout=2).close()
-    except OSError:
-        return False
-    return True
-
-
 def test_it_listens_on_loopback_alone(broker: EmbeddedBroker) -> None:
     assert broker.is_running
-    assert is_open(LOOPBACK, broker.port)
+    assert is_open(broker.port)
     address = own_address()
     if address is None or address.startswith("127."):
         pytest.skip("this machine has no other address")
-    assert not is_open(address, broker.port)
+    assert not is_open(broker.port, address)
 
 
 def test_an_occupied_port_is_named(tmp_path: Path) -> None:
@@ -78,7 +71,7 @@ def test_stopping_twice_does_nothing_more_and_releases_the_port(broker: Embedded
     for _ in range(2):
         broker.stop()
         assert not broker.is_running
-    assert not is_open(LOOPBACK, broker.port)
+    assert not is_open(broker.port)
     again = EmbeddedBroker(tmp_path, broker.port)
     again.start()
     again.stop()
@@ -105,5 +98,5 @@ def test_it_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
             # The broker's end closes the connection, well before it would miss our CONNECT.
             assert select.select([connection], [], [], 10)[0]
     deadline = time.monotonic() + 10
-    while is_open(LOOPBACK, port):
+    while is_open(port):
         assert time.monotonic() < deadline

@@ -15,6 +15,7 @@ from cryptography import x509
 
 import broker.founding.folder
 from aggregator.config import AggregatorConfig, AveragingSettings, RoundSettings, SelectorSettings
+from aggregator.signing_key import encode_public_key, load_signing_key
 from broker.authority import Authority
 from broker.founding.folder import found_fleet
 from broker.founding.hosts import names_and_addresses
@@ -88,6 +89,11 @@ def test_only_its_owner_may_look_in_and_every_key_is_of_its_certificate(folder: 
     }
     for name in ("broker", "aggregator"):
         names[name].verify_directly_issued_by(names["ca"])
+
+
+def test_the_aggregator_signs_with_the_key_whose_public_half_goes_to_the_devices(folder: Path) -> None:
+    key = load_signing_key(folder / "keys/signing.key")
+    assert (folder / "keys/signing.pub").read_bytes() == encode_public_key(key)
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")

@@ -18,7 +18,7 @@ import broker.mosquitto
 from broker.authority import Authority
 from broker.embedded import free_port
 from broker.mosquitto import MosquittoBroker
-from tests.broker.secured import SecuredBroker, skip_without_mosquitto
+from tests.broker.secured import SecuredBroker, is_open, skip_without_mosquitto
 from tests.wire.links import FLEET, coming, drained, message_on, status
 from wire.broker_address import BrokerAddress
 from wire.errors import BrokerError, StoreError
@@ -39,14 +39,6 @@ place.broker.start()
 print(place.broker.port, flush=True)
 time.sleep(60)
 """
-
-
-def is_open(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port), timeout=2).close()
-    except OSError:
-        return False
-    return True
 
 
 @pytest.mark.parametrize("kind", [MqttLink, PolledLink])

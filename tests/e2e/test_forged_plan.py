@@ -20,13 +20,13 @@ from aggregator.planning import build_plan
 from aggregator.program_folder import ProgramFolder
 from aggregator.publication import Publication
 from aggregator.signing import sign_plan
+from aggregator.signing_key import make_signing_key
 from tests.e2e.home import PATIENCE_S, Home
 from wire.codec import plan_digest
 from wire.digest import content_digest
 from wire.manifest import encode_manifest
 from wire.messages import Invitation
 from wire.settings import load_settings
-from wire.signing_key import make_signing_key
 from wire.topics import INVITATION, Address, Envelope, encode_payload, topic_of
 
 pytestmark = pytest.mark.slow

@@ -13,13 +13,13 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from aggregator.signing import sign_plan
+from aggregator.signing_key import make_signing_key
 from edge_client.aggregator_key import AggregatorKey
 from edge_client.trust import Trust
 from tests.wire.conftest import messages_of
 from wire.codec import decode_message, encode_message, plan_digest
 from wire.errors import ConfigError, WireError
 from wire.messages import RoundPlan, TrainingSettings
-from wire.signing_key import make_signing_key
 from wire.topics import PLAN
 
 replace = msgspec.structs.replace

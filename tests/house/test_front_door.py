@@ -14,7 +14,6 @@ from packaging.utils import canonicalize_name
 
 REPORT = "print('\\nloaded', *{name.partition('.')[0] for name in sys.modules})"
 OPTIONAL = {"typing_extensions"}  # msgspec takes it where it is there
-OF_KEYS = {"cryptography", "_cffi_backend"}  # wire.signing_key's; who neither makes nor holds a key does not load it
 ROLES = {"wire": None, "broker": "aggregator", "edge_client": "edge", "aggregator": "aggregator", "export": "export"}
 
 
@@ -69,7 +68,6 @@ def test_a_room_loads_only_what_its_extra_installs(room: str, root: Path, pyproj
     extra = project["optional-dependencies"][role] if role else []
     installed = packages_distributions()
     loaded = loaded_by(import_all(room, root), root) - loaded_by("", root) - OPTIONAL
-    loaded -= OF_KEYS if room == "wire" else set()
     owners = {canonicalize_name(installed[name][0]) for name in loaded if name in installed}
     assert owners - needed([*project["dependencies"], *extra]) - {"fedlag-edge"} == set()
 

@@ -9,21 +9,8 @@ from pathlib import Path
 
 MAX_LINES = 300
 TEXTS = {
-    ".cfg",
-    ".cpp",
-    ".css",
-    ".hpp",
-    ".html",
-    ".js",
-    ".json",
-    ".md",
-    ".py",
-    ".sh",
-    ".toml",
-    ".txt",
-    ".yaml",
-    ".yml",
     "",
+    *[".cfg", ".cpp", ".css", ".hpp", ".html", ".js", ".json", ".md", ".py", ".sh", ".toml", ".txt", ".yaml", ".yml"],
 }
 
 

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from wire.durable import storage_error, sync_folder, write_durably
+from wire.durable import write_durably
 from wire.errors import ConfigError
 
 __all__ = ["encode_public_key", "load_signing_key", "make_signing_key"]
@@ -38,18 +38,10 @@ def make_signing_key(private: Path, public: Path) -> None:
         ConfigError: If ``private`` is there already: the devices of a fleet may trust it.
         StoreError: If the disk refuses.
     """
+    if os.path.lexists(private):
+        raise ConfigError(f"{private} is there already, and devices may trust it; keep it, or move it away")
     key = Ed25519PrivateKey.generate()
-    data = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    try:
-        with os.fdopen(os.open(private, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        sync_folder(private.parent)
-    except FileExistsError as error:
-        raise ConfigError(f"{private} is there already, and devices may trust it; keep it, or move it away") from error
-    except OSError as error:
-        raise storage_error(private, error) from error
+    write_durably(private, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), 0o600)
     write_durably(public, encode_public_key(key))
 
 

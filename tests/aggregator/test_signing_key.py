@@ -18,8 +18,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from aggregator.commands import app
+from aggregator.signing_key import encode_public_key, load_signing_key, make_signing_key
 from wire.errors import ConfigError, StoreError
-from wire.signing_key import encode_public_key, load_signing_key, make_signing_key
 
 FROM_OPENSSL = """-----BEGIN PRIVATE KEY-----
 MC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC
